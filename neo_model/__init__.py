@@ -1,0 +1,1 @@
+"""RT-DETR trained, evaluated and shipped at the camera's own shape."""

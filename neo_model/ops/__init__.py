@@ -1,0 +1,1 @@
+"""Box and geometry arithmetic. It imports nothing of ours."""
