@@ -1,0 +1,89 @@
+"""torchvision's ResNets as backbones, with its ImageNet weights when asked for."""
+
+from typing import Literal
+from urllib.error import URLError
+
+import torch
+from torch import Tensor, nn
+from torchvision.models import get_model, get_model_weights
+from torchvision.models._utils import IntermediateLayerGetter
+
+from neo_model.models.layers import FrozenBatchNorm2d
+from neo_model.utils import UserError
+
+
+def _freeze_norms(module: nn.Module) -> None:
+    """Replace every batch norm below ``module`` by a frozen one that keeps its parameters and statistics."""
+    for name, child in module.named_children():
+        if isinstance(child, nn.BatchNorm2d):
+            frozen = FrozenBatchNorm2d(child.num_features, child.eps)
+            state = {k: v for k, v in child.state_dict().items() if k != "num_batches_tracked"}
+            frozen.load_state_dict(state)
+            setattr(module, name, frozen)
+        else:
+            _freeze_norms(child)
+
+
+class TorchvisionResNet(nn.Module):
+    """A torchvision ResNet feature pyramid, [B, 3, H, W] -> three maps at strides 8, 16 and 32 (sizes round up).
+
+    Args:
+        name: torchvision's name of the model.
+        weights: ``imagenet`` fetches torchvision's default ImageNet weights, a path reads a local state dict,
+            None starts from random values.
+        freeze_stem: the first convolution and its norm take no gradient.
+        freeze_norm: batch norm with fixed statistics everywhere, those of the loaded weights.
+
+    Raises:
+        UserError: the weights cannot be fetched or do not fit.
+    """
+
+    pixel_mean = (0.485, 0.456, 0.406)
+    pixel_std = (0.229, 0.224, 0.225)
+
+    def __init__(
+        self,
+        *,
+        name: Literal["resnet18", "resnet34", "resnet50", "resnet101"],
+        weights: str | None = None,
+        freeze_stem: bool = False,
+        freeze_norm: bool = False,
+    ) -> None:
+        super().__init__()
+        model = _load(name, weights)
+        if freeze_norm:
+            _freeze_norms(model)
+        self.out_channels = [getattr(model, f"layer{i}")[-1].conv1.in_channels for i in (2, 3, 4)]
+        self.body = IntermediateLayerGetter(model, {"layer2": "2", "layer3": "3", "layer4": "4"})
+        if freeze_stem:
+            self.body["conv1"].requires_grad_(False)
+            self.body["bn1"].requires_grad_(False)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        return list(self.body(images).values())
+
+
+def _load(name: str, weights: str | None) -> nn.Module:
+    if weights is None:
+        return get_model(name, weights=None)
+    if weights == "imagenet":
+        try:
+            return get_model(name, weights=get_model_weights(name).DEFAULT)
+        except (URLError, OSError, RuntimeError) as error:
+            reason = str(getattr(error, "reason", error))
+            raise UserError(
+                f"model.backbone.weights=imagenet ({get_model_weights(name).DEFAULT.url})",
+                f"cannot be fetched ({reason})",
+                "download that file elsewhere and give its path as model.backbone.weights=FILE, "
+                "or model.backbone.weights=null for random weights",
+            ) from error
+    model = get_model(name, weights=None)
+    try:
+        model.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
+    except FileNotFoundError as error:
+        raise UserError(f"model.backbone.weights={weights}", "there is no such file", "give a state dict's path") from error
+    except RuntimeError as error:
+        raise UserError(
+            f"model.backbone.weights={weights}", f"does not fit torchvision's {name}", "give the matching file"
+        ) from error
+    return model

@@ -1,0 +1,259 @@
+"""The RT-DETR decoder: query selection from the encoder's tokens, then layers that refine boxes step by step.
+
+RT-DETR, Zhao et al. 2023, section 4.3. Shapes: B batch, S tokens of all maps, D width, N classes, R denoising
+queries, Q matching queries.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from neo_model.models.deformable import DeformableAttention
+from neo_model.models.denoising import DenoisingQueries, build_denoising
+from neo_model.models.layers import MLP, ConvNorm, SelfAttention
+
+HALF_MAX = 65504.0  # published v1 clamps to float16's range before the last norm
+
+
+def make_anchors(sizes: list[tuple[int, int]], device: torch.device | None = None) -> tuple[Tensor, Tensor]:
+    """One anchor a token: logits [1, S, 4] of cxcywh boxes and whether each is inside [1, S, 1].
+
+    Level l's anchors measure 0.05 * 2^l of the image in both directions; one whose centre is within 1% of the border
+    (or that outgrows the image) is not valid and has infinite logits.
+    """
+    levels = []
+    for level, (height, width) in enumerate(sizes):
+        y = (torch.arange(height, device=device, dtype=torch.float32) + 0.5) / height
+        x = (torch.arange(width, device=device, dtype=torch.float32) + 0.5) / width
+        centre = torch.stack((x.expand(height, -1), y[:, None].expand(-1, width)), dim=-1).view(-1, 2)
+        levels.append(torch.cat((centre, torch.full_like(centre, 0.05 * 2**level)), dim=-1))
+    anchors = torch.cat(levels)[None]
+    valid = ((anchors > 1e-2) & (anchors < 1 - 1e-2)).all(-1, keepdim=True)
+    return torch.logit(anchors).masked_fill(~valid, math.inf), valid
+
+
+def uncached_autocast(device_type: str) -> torch.autocast:
+    """The autocast in force, without its weight cache.
+
+    A weight cast under `torch.no_grad` is cached without its history, and using that copy later in the same step
+    would silently cut the weight's gradient.
+    """
+    return torch.autocast(
+        device_type,
+        enabled=torch.is_autocast_enabled(device_type),
+        dtype=torch.get_autocast_dtype(device_type),
+        cache_enabled=False,
+    )
+
+
+class DecoderLayer(nn.Module):
+    """Self-attention, deformable cross-attention and an MLP, each with a residual and a norm behind it."""
+
+    def __init__(self, dim: int, *, feedforward_dim: int, num_heads: int, num_levels: int, num_points: int) -> None:
+        super().__init__()
+        self.self_attn = SelfAttention(dim, num_heads=num_heads)
+        self.norm1 = nn.LayerNorm(dim)
+        self.cross_attn = DeformableAttention(dim, num_heads=num_heads, num_levels=num_levels, num_points=num_points)
+        self.norm2 = nn.LayerNorm(dim)
+        self.linear1 = nn.Linear(dim, feedforward_dim)
+        self.linear2 = nn.Linear(feedforward_dim, dim)
+        self.norm3 = nn.LayerNorm(dim)
+
+    def forward(
+        self,
+        query_BQD: Tensor,
+        position_BQD: Tensor,
+        reference_BQ4: Tensor,
+        memory_BSD: Tensor,
+        sizes: list[tuple[int, int]],
+        blocked: Tensor | None,
+    ) -> Tensor:
+        x = self.norm1(query_BQD + self.self_attn(query_BQD, position_BQD, blocked))
+        x = self.norm2(x + self.cross_attn(x + position_BQD, reference_BQ4, memory_BSD, sizes))
+        x = x + self.linear2(F.relu(self.linear1(x), inplace=True))
+        return self.norm3(x.clamp(-HALF_MAX, HALF_MAX))
+
+
+class Decoder(nn.Module):
+    """Maps of the encoder to class logits and boxes. Module names are those of the published files.
+
+    Args:
+        in_channels: channels of each map.
+        num_classes: N.
+        dim, feedforward_dim, num_heads, num_points: sizes of a layer.
+        num_layers: layers that are trained.
+        eval_layer: index of the layer that evaluation stops at; None is the last.
+        num_queries: Q; fewer where the maps have fewer tokens.
+        num_denoising, label_noise_ratio, box_noise_scale: see `build_denoising`; ``num_denoising=0`` turns it off.
+    """
+
+    def __init__(
+        self,
+        *,
+        in_channels: list[int],
+        num_classes: int,
+        dim: int,
+        feedforward_dim: int,
+        num_layers: int,
+        eval_layer: int | None,
+        num_heads: int,
+        num_points: int,
+        num_queries: int,
+        num_denoising: int,
+        label_noise_ratio: float,
+        box_noise_scale: float,
+    ) -> None:
+        super().__init__()
+        self.num_queries, self.num_denoising = num_queries, num_denoising
+        self.label_noise_ratio, self.box_noise_scale = label_noise_ratio, box_noise_scale
+        self.eval_layer = num_layers - 1 if eval_layer is None else eval_layer
+        self.input_proj = nn.ModuleList(ConvNorm(c, dim, kernel_size=1) for c in in_channels)
+        self.decoder = nn.ModuleDict(
+            {
+                "layers": nn.ModuleList(
+                    DecoderLayer(
+                        dim,
+                        feedforward_dim=feedforward_dim,
+                        num_heads=num_heads,
+                        num_levels=len(in_channels),
+                        num_points=num_points,
+                    )
+                    for _ in range(num_layers)
+                )
+            }
+        )
+        if num_denoising > 0:
+            self.denoising_class_embed = nn.Embedding(num_classes + 1, dim, padding_idx=num_classes)
+        self.query_pos_head = MLP(4, 2 * dim, dim, num_layers=2)
+        self.enc_output = nn.Sequential(nn.Linear(dim, dim), nn.LayerNorm(dim))
+        self.enc_score_head = nn.Linear(dim, num_classes)
+        self.enc_bbox_head = MLP(dim, dim, 4, num_layers=3)
+        self.dec_score_head = nn.ModuleList(nn.Linear(dim, num_classes) for _ in range(num_layers))
+        self.dec_bbox_head = nn.ModuleList(MLP(dim, dim, 4, num_layers=3) for _ in range(num_layers))
+        self._anchors: dict[tuple, tuple[Tensor, Tensor]] = {}
+        self._initialise()
+
+    def _initialise(self) -> None:
+        """Scores start at probability 0.01, boxes at their references."""
+        for score_head, bbox_head in zip(
+            [self.enc_score_head, *self.dec_score_head], [self.enc_bbox_head, *self.dec_bbox_head], strict=True
+        ):
+            nn.init.constant_(score_head.bias, -math.log(0.99 / 0.01))
+            nn.init.zeros_(bbox_head.layers[-1].weight)
+            nn.init.zeros_(bbox_head.layers[-1].bias)
+        for linear in (self.enc_output[0], *self.query_pos_head.layers):
+            nn.init.xavier_uniform_(linear.weight)
+
+    def forward(self, maps: list[Tensor], targets: list[dict[str, Tensor]] | None = None) -> dict:
+        """Decode three maps.
+
+        Returns:
+            ``pred_logits`` [B, Q, N] and ``pred_boxes`` [B, Q, 4] cxcywh in 0..1. In training also ``aux_outputs``
+            (every layer but the last, then the encoder's selection) and, with denoising, ``dn_aux_outputs`` (every
+            layer) and ``dn_meta`` (``dn_positive_idx``, ``dn_target_idx``, ``dn_num_group``).
+        """
+        sizes = [tuple(x.shape[-2:]) for x in maps]
+        memory = torch.cat(
+            [project(x).flatten(2).transpose(1, 2) for project, x in zip(self.input_proj, maps, strict=True)], dim=1
+        )
+        content, boxes_unact, selection = self._select(memory, sizes)
+        denoising = None
+        if self.training and targets is not None and self.num_denoising > 0:
+            denoising = self._denoise(targets, num_queries=content.shape[1])
+            content = torch.cat((denoising.content_BRD.to(content.dtype), content), dim=1)
+            boxes_unact = torch.cat((denoising.boxes_unact_BR4, boxes_unact), dim=1)
+        logits, boxes = self._refine(content, boxes_unact.sigmoid(), memory, sizes, denoising)
+        if not self.training:
+            return {"pred_logits": logits[-1], "pred_boxes": boxes[-1]}
+        return _training_outputs(logits, boxes, selection, denoising)
+
+    def _select(self, memory_BSD: Tensor, sizes: list[tuple[int, int]]) -> tuple[Tensor, Tensor, dict]:
+        """The Q tokens with the highest class score: their content and box logits (both detached), and the
+        encoder's own predictions for them, which carry gradients."""
+        anchors, valid = self._cached_anchors(sizes, memory_BSD.device)
+        num_queries = min(self.num_queries, memory_BSD.shape[1])
+        # Every token is scored without gradients; only the selected ones are run again with them.
+        with torch.no_grad(), uncached_autocast(memory_BSD.device.type):
+            tokens = self.enc_output(memory_BSD * valid)
+            index_BQ1 = self.enc_score_head(tokens).amax(-1).topk(num_queries, dim=1).indices[..., None]
+        if torch.is_grad_enabled():
+            selected = (memory_BSD * valid).gather(1, index_BQ1.expand(-1, -1, memory_BSD.shape[-1]))
+            tokens = self.enc_output(selected)
+        else:
+            tokens = tokens.gather(1, index_BQ1.expand(-1, -1, memory_BSD.shape[-1]))
+        boxes_unact = self.enc_bbox_head(tokens).float() + anchors.expand(len(index_BQ1), -1, -1).gather(
+            1, index_BQ1.expand(-1, -1, 4)
+        )
+        selection = {"pred_logits": self.enc_score_head(tokens), "pred_boxes": boxes_unact.sigmoid()}
+        return tokens.detach(), boxes_unact.detach(), selection
+
+    def _cached_anchors(self, sizes: list[tuple[int, int]], device: torch.device) -> tuple[Tensor, Tensor]:
+        key = (*sizes, device)
+        if key not in self._anchors:
+            with torch.inference_mode(False):  # a first call under inference_mode must not spoil later training
+                self._anchors[key] = make_anchors(sizes, device)
+        return self._anchors[key]
+
+    def _denoise(self, targets: list[dict[str, Tensor]], num_queries: int) -> DenoisingQueries:
+        return build_denoising(
+            targets,
+            self.denoising_class_embed,
+            num_queries=num_queries,
+            num_denoising=self.num_denoising,
+            label_noise_ratio=self.label_noise_ratio,
+            box_noise_scale=self.box_noise_scale,
+        )
+
+    def _refine(
+        self,
+        content: Tensor,
+        reference: Tensor,
+        memory: Tensor,
+        sizes: list[tuple[int, int]],
+        denoising: DenoisingQueries | None,
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Logits and boxes of every layer in training, of the evaluation layer otherwise.
+
+        References are detached between layers, yet the box that layer i > 0 is trained on adds its step to the
+        previous box with its gradient ("look forward twice", DINO).
+        """
+        blocked = None if denoising is None else denoising.blocked
+        all_logits, all_boxes, previous = [], [], None
+        for i, (layer, score_head, bbox_head) in enumerate(
+            zip(self.decoder["layers"], self.dec_score_head, self.dec_bbox_head, strict=True)
+        ):
+            position = self.query_pos_head(reference.to(content.dtype))
+            content = layer(content, position, reference, memory, sizes, blocked)
+            if not self.training and i < self.eval_layer:
+                reference = (bbox_head(content).float() + torch.logit(reference, eps=1e-5)).sigmoid()
+                continue
+            step = bbox_head(content).float()
+            refined = (step + torch.logit(reference, eps=1e-5)).sigmoid()
+            all_logits.append(score_head(content))
+            trained = refined if previous is None else (step + torch.logit(previous, eps=1e-5)).sigmoid()
+            all_boxes.append(trained)
+            if not self.training:
+                break
+            previous, reference = refined, refined.detach()
+        return all_logits, all_boxes
+
+
+def _training_outputs(
+    logits: list[Tensor], boxes: list[Tensor], selection: dict, denoising: DenoisingQueries | None
+) -> dict:
+    """Predictions of all layers in the form the criterion reads; denoising queries are cut off the front."""
+    R = 0 if denoising is None else denoising.content_BRD.shape[1]
+    layers = [{"pred_logits": x[:, R:], "pred_boxes": b[:, R:]} for x, b in zip(logits, boxes, strict=True)]
+    outputs = {**layers[-1], "aux_outputs": [*layers[:-1], selection]}
+    if denoising is not None:
+        outputs["dn_aux_outputs"] = [
+            {"pred_logits": x[:, :R], "pred_boxes": b[:, :R]} for x, b in zip(logits, boxes, strict=True)
+        ]
+        outputs["dn_meta"] = {
+            "dn_positive_idx": denoising.positive_index,
+            "dn_target_idx": denoising.target_index,
+            "dn_num_group": denoising.num_groups,
+        }
+    return outputs

@@ -1,0 +1,133 @@
+"""The hybrid encoder: attention within the coarsest map, then a top-down and a bottom-up pyramid.
+
+RT-DETR, Zhao et al. 2023, section 4.2. Shapes: B batch, C channels, H x W map, S = H * W tokens, D width.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from neo_model.models.layers import ConvNorm, SelfAttention
+
+
+def sincos_position(height: int, width: int, dim: int, *, temperature: float = 10_000.0) -> Tensor:
+    """Sine-cosine position embedding [height * width, dim] of row-major tokens.
+
+    The first half of the channels (sines, then cosines) encodes the row, the second half the column. On a square
+    this is what published weights were trained with; the published code transposes it on rectangles.
+    """
+    quarter = dim // 4
+    frequency = temperature ** -(torch.arange(quarter, dtype=torch.float32) / quarter)
+    row = torch.arange(height, dtype=torch.float32)[:, None] * frequency
+    column = torch.arange(width, dtype=torch.float32)[:, None] * frequency
+    row = torch.cat((row.sin(), row.cos()), dim=1)[:, None].expand(-1, width, -1)
+    column = torch.cat((column.sin(), column.cos()), dim=1)[None].expand(height, -1, -1)
+    return torch.cat((row, column), dim=2).flatten(0, 1)
+
+
+class IntraScaleAttention(nn.Module):
+    """One post-norm transformer encoder layer over the tokens of a single map (AIFI), [B, S, D] -> [B, S, D]."""
+
+    def __init__(self, dim: int, *, feedforward_dim: int, num_heads: int) -> None:
+        super().__init__()
+        self.self_attn = SelfAttention(dim, num_heads=num_heads)
+        self.linear1 = nn.Linear(dim, feedforward_dim)
+        self.linear2 = nn.Linear(feedforward_dim, dim)
+        self.norm1 = nn.LayerNorm(dim)
+        self.norm2 = nn.LayerNorm(dim)
+
+    def forward(self, tokens_BSD: Tensor, position_BSD: Tensor) -> Tensor:
+        tokens_BSD = self.norm1(tokens_BSD + self.self_attn(tokens_BSD, position_BSD))
+        return self.norm2(tokens_BSD + self.linear2(F.gelu(self.linear1(tokens_BSD))))
+
+
+class RepVGGBlock(nn.Module):
+    """Parallel 3x3 and 1x1 convolutions, summed (Ding et al. 2021); no identity branch, as published."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv1 = ConvNorm(channels, channels, kernel_size=3)
+        self.conv2 = ConvNorm(channels, channels, kernel_size=1)
+        self.act = nn.SiLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.conv1(x) + self.conv2(x))
+
+
+class FusionBlock(nn.Module):
+    """Cross-stage-partial fusion of two concatenated maps: one path through three RepVGG blocks, one past them."""
+
+    def __init__(self, in_channels: int, out_channels: int, *, expansion: float) -> None:
+        super().__init__()
+        hidden = int(out_channels * expansion)
+        self.conv1 = ConvNorm(in_channels, hidden, kernel_size=1, activation=nn.SiLU)
+        self.conv2 = ConvNorm(in_channels, hidden, kernel_size=1, activation=nn.SiLU)
+        self.bottlenecks = nn.Sequential(*(RepVGGBlock(hidden) for _ in range(3)))
+        same = hidden == out_channels
+        self.conv3 = nn.Identity() if same else ConvNorm(hidden, out_channels, kernel_size=1, activation=nn.SiLU)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv3(self.bottlenecks(self.conv1(x)) + self.conv2(x))
+
+
+class HybridEncoder(nn.Module):
+    """Three backbone maps to three maps of one width at the same strides; any H and W.
+
+    Args:
+        in_channels: channels of the maps at strides 8, 16, 32.
+        dim: channels of every output map.
+        feedforward_dim: inner width of the attention layer's MLP.
+        expansion: inner width of the fusion blocks as a share of ``dim``.
+        num_heads: attention heads.
+    """
+
+    def __init__(
+        self, *, in_channels: list[int], dim: int, feedforward_dim: int, expansion: float, num_heads: int
+    ) -> None:
+        super().__init__()
+        self.dim = dim
+        self.input_proj = nn.ModuleList(ConvNorm(c, dim, kernel_size=1) for c in in_channels)
+        attention = IntraScaleAttention(dim, feedforward_dim=feedforward_dim, num_heads=num_heads)
+        self.encoder = nn.ModuleList([nn.ModuleDict({"layers": nn.ModuleList([attention])})])
+        steps = len(in_channels) - 1
+        self.lateral_convs = nn.ModuleList(
+            ConvNorm(dim, dim, kernel_size=1, activation=nn.SiLU) for _ in range(steps)
+        )
+        self.fpn_blocks = nn.ModuleList(FusionBlock(2 * dim, dim, expansion=expansion) for _ in range(steps))
+        self.downsample_convs = nn.ModuleList(
+            ConvNorm(dim, dim, kernel_size=3, stride=2, activation=nn.SiLU) for _ in range(steps)
+        )
+        self.pan_blocks = nn.ModuleList(FusionBlock(2 * dim, dim, expansion=expansion) for _ in range(steps))
+        self._positions: dict[tuple, Tensor] = {}
+
+    def forward(self, maps: list[Tensor]) -> list[Tensor]:
+        maps = [project(x) for project, x in zip(self.input_proj, maps, strict=True)]
+        maps[-1] = self._attend(maps[-1])
+
+        top_down = [maps[-1]]
+        for lateral, fuse, fine in zip(self.lateral_convs, self.fpn_blocks, reversed(maps[:-1]), strict=True):
+            coarse = top_down[0] = lateral(top_down[0])
+            # To the finer map's own size: twice the coarse one is a line too many where a size was odd.
+            coarse = F.interpolate(coarse, size=fine.shape[-2:], mode="nearest")
+            top_down.insert(0, fuse(torch.cat((coarse, fine), dim=1)))
+
+        outputs = [top_down[0]]
+        for downsample, fuse, coarse in zip(self.downsample_convs, self.pan_blocks, top_down[1:], strict=True):
+            outputs.append(fuse(torch.cat((downsample(outputs[-1]), coarse), dim=1)))
+        return outputs
+
+    def _attend(self, x_BCHW: Tensor) -> Tensor:
+        B, C, H, W = x_BCHW.shape
+        position = self._position(H, W, x_BCHW)
+        tokens = x_BCHW.flatten(2).transpose(1, 2)
+        for layer in self.encoder[0]["layers"]:
+            tokens = layer(tokens, position)
+        return tokens.transpose(1, 2).reshape(B, C, H, W)
+
+    def _position(self, height: int, width: int, like: Tensor) -> Tensor:
+        """The embedding [1, S, D] in the activation's dtype, kept by size outside the state dict."""
+        key = (height, width, like.device, like.dtype)
+        if key not in self._positions:
+            with torch.inference_mode(False):  # a first call under inference_mode must not spoil later training
+                self._positions[key] = sincos_position(height, width, self.dim).to(like.device, like.dtype)[None]
+        return self._positions[key]

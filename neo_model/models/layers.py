@@ -1,0 +1,87 @@
+"""Small layers shared by the backbones, the encoder and the decoder."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class FrozenBatchNorm2d(nn.Module):
+    """Batch normalisation with fixed statistics and fixed affine parameters, [B, C, H, W] -> the same.
+
+    It runs as one multiply-add in the activation's dtype: float32 buffers would promote every activation
+    behind it to float32 under autocast.
+    """
+
+    def __init__(self, num_features: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.eps = eps
+        self.register_buffer("weight", torch.ones(num_features))
+        self.register_buffer("bias", torch.zeros(num_features))
+        self.register_buffer("running_mean", torch.zeros(num_features))
+        self.register_buffer("running_var", torch.ones(num_features))
+
+    def forward(self, x: Tensor) -> Tensor:
+        scale = self.weight * (self.running_var + self.eps).rsqrt()
+        shift = self.bias - self.running_mean * scale
+        return torch.addcmul(shift.to(x.dtype)[:, None, None], x, scale.to(x.dtype)[:, None, None])
+
+
+class ConvNorm(nn.Module):
+    """Convolution without bias, batch norm, activation; the padding keeps ``ceil(size / stride)``."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        kernel_size: int,
+        stride: int = 1,
+        activation: type[nn.Module] | None = None,
+        frozen_norm: bool = False,
+    ) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(
+            in_channels, out_channels, kernel_size, stride, padding=(kernel_size - 1) // 2, bias=False
+        )
+        self.norm = FrozenBatchNorm2d(out_channels) if frozen_norm else nn.BatchNorm2d(out_channels)
+        self.act = nn.Identity() if activation is None else activation(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.norm(self.conv(x)))
+
+
+class MLP(nn.Module):
+    """Linear layers with ReLU between them, [..., in] -> [..., out]."""
+
+    def __init__(self, in_dim: int, hidden_dim: int, out_dim: int, *, num_layers: int) -> None:
+        super().__init__()
+        widths = [in_dim, *[hidden_dim] * (num_layers - 1), out_dim]
+        self.layers = nn.ModuleList(nn.Linear(n, m) for n, m in zip(widths[:-1], widths[1:], strict=True))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers[:-1]:
+            x = F.relu(layer(x), inplace=True)
+        return self.layers[-1](x)
+
+
+class SelfAttention(nn.MultiheadAttention):
+    """Multi-head self-attention whose queries and keys carry a position embedding and whose values do not.
+
+    Parameters are those of `nn.MultiheadAttention`, so that published weights load; the computation is one
+    fused call that never materialises the attention weights.
+    """
+
+    def __init__(self, dim: int, *, num_heads: int) -> None:
+        super().__init__(dim, num_heads, batch_first=True)
+
+    def forward(self, x_BSD: Tensor, position_BSD: Tensor, blocked_SS: Tensor | None = None) -> Tensor:
+        """Attend within ``x_BSD`` [B, S, D]; ``blocked_SS`` is True where a row must not see a column."""
+        B, S, D = x_BSD.shape
+        weight_qk, weight_v = self.in_proj_weight.split((2 * D, D))
+        bias_qk, bias_v = self.in_proj_bias.split((2 * D, D))
+        query, key = F.linear(x_BSD + position_BSD, weight_qk, bias_qk).chunk(2, dim=-1)
+        value = F.linear(x_BSD, weight_v, bias_v)
+        query, key, value = (t.reshape(B, S, self.num_heads, -1).transpose(1, 2) for t in (query, key, value))
+        allowed = None if blocked_SS is None else ~blocked_SS
+        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=allowed)
+        return self.out_proj(mixed.transpose(1, 2).reshape(B, S, D))

@@ -1,0 +1,88 @@
+"""RT-DETR: a convolutional backbone, the hybrid encoder and the query-selecting decoder (Zhao et al. 2023)."""
+
+import torch
+from torch import Tensor, nn
+
+from neo_model.models.decoder import Decoder
+from neo_model.models.encoder import HybridEncoder
+from neo_model.utils import Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+
+
+class RTDETR(nn.Module):
+    """A detector for images of any height and width from 64 pixels.
+
+    Args:
+        backbone: module with ``out_channels`` of its maps at strides 8, 16, 32, and ``pixel_mean``, ``pixel_std``.
+        num_classes: classes, background not counted.
+        encoder_dim, encoder_feedforward_dim, encoder_expansion: sizes of the hybrid encoder.
+        decoder_dim, decoder_feedforward_dim, num_decoder_layers: sizes of the decoder.
+        eval_decoder_layer: index of the layer that evaluation stops at; None is the last.
+        num_heads: heads of every attention.
+        num_points: sampling points per head and level.
+        num_queries: detections per image at most.
+        num_denoising, label_noise_ratio, box_noise_scale: denoising queries in training; 0 queries turns them off.
+    """
+
+    def __init__(
+        self,
+        *,
+        backbone: nn.Module,
+        num_classes: PositiveInt,
+        encoder_dim: PositiveInt = 256,
+        encoder_feedforward_dim: PositiveInt = 1024,
+        encoder_expansion: PositiveFloat = 1.0,
+        decoder_dim: PositiveInt = 256,
+        decoder_feedforward_dim: PositiveInt = 1024,
+        num_decoder_layers: PositiveInt = 6,
+        eval_decoder_layer: NonNegativeInt | None = None,
+        num_heads: PositiveInt = 8,
+        num_points: PositiveInt = 4,
+        num_queries: PositiveInt = 300,
+        num_denoising: NonNegativeInt = 100,
+        label_noise_ratio: Fraction = 0.5,
+        box_noise_scale: NonNegativeFloat = 1.0,
+    ) -> None:
+        super().__init__()
+        if eval_decoder_layer is not None and eval_decoder_layer >= num_decoder_layers:
+            raise ValueError(f"eval_decoder_layer={eval_decoder_layer} needs more than {num_decoder_layers} layers")
+        self.num_classes = num_classes
+        self.backbone = backbone
+        self.encoder = HybridEncoder(
+            in_channels=backbone.out_channels,
+            dim=encoder_dim,
+            feedforward_dim=encoder_feedforward_dim,
+            expansion=encoder_expansion,
+            num_heads=num_heads,
+        )
+        self.decoder = Decoder(
+            in_channels=[encoder_dim] * len(backbone.out_channels),
+            num_classes=num_classes,
+            dim=decoder_dim,
+            feedforward_dim=decoder_feedforward_dim,
+            num_layers=num_decoder_layers,
+            eval_layer=eval_decoder_layer,
+            num_heads=num_heads,
+            num_points=num_points,
+            num_queries=num_queries,
+            num_denoising=num_denoising,
+            label_noise_ratio=label_noise_ratio,
+            box_noise_scale=box_noise_scale,
+        )
+        self.register_buffer("pixel_mean", torch.tensor(backbone.pixel_mean).view(3, 1, 1))
+        self.register_buffer("pixel_std", torch.tensor(backbone.pixel_std).view(3, 1, 1))
+
+    def forward(self, images: Tensor, targets: list[dict[str, Tensor]] | None = None) -> dict:
+        """Detect objects.
+
+        Args:
+            images: [B, 3, H, W] RGB, float in 0..1 or uint8; normalised here by the buffers the weights call for.
+            targets: in training, per image ``labels`` int64 [n] and ``boxes`` float32 [n, 4] cxcywh in 0..1.
+
+        Returns:
+            ``pred_logits`` [B, Q, C], ``pred_boxes`` [B, Q, 4] cxcywh in 0..1; in training the outputs of the other
+            layers as well, see `neo_model.models.decoder.Decoder.forward`.
+        """
+        if images.dtype == torch.uint8:
+            images = images.to(self.pixel_mean.dtype) / 255
+        images = (images - self.pixel_mean) / self.pixel_std
+        return self.decoder(self.encoder(self.backbone(images)), targets)

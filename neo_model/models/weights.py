@@ -1,0 +1,134 @@
+"""Reading published and own weight files into a model, with an account of what was and was not loaded."""
+
+import logging
+import pickle
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from neo_model.utils import UserError
+
+log = logging.getLogger(__name__)
+
+# Buffers of published files that depend on one image size or are constants; ours are computed.
+IGNORED = re.compile(r"(^|\.)(num_batches_tracked|anchors|valid_mask|num_points_scale)$")
+# Files may lack these: published ones know no pixel buffers, and denoising only matters in training.
+OPTIONAL = re.compile(r"(^|\.)num_batches_tracked$|^pixel_(mean|std)$|^decoder\.denoising_class_embed\.weight$")
+# The parameters whose first dimension counts classes.
+CLASS_KEYS = re.compile(r"^decoder\.(enc_score_head|dec_score_head\.\d+|denoising_class_embed)\.(weight|bias)$")
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What `load_weights` did, by state-dict key.
+
+    Attributes:
+        loaded: taken from the file.
+        reheaded: kept fresh since the class count differs.
+        fresh: kept fresh since the file lacks them.
+        ignored: in the file and not needed.
+    """
+
+    loaded: list[str] = field(default_factory=list)
+    reheaded: list[str] = field(default_factory=list)
+    fresh: list[str] = field(default_factory=list)
+    ignored: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        parts = [f"{len(self.loaded)} tensors loaded"]
+        for name in ("reheaded", "fresh", "ignored"):
+            keys = getattr(self, name)
+            if keys:
+                parts.append(f"{len(keys)} {name} ({', '.join(keys[:12])}{', ...' if len(keys) > 12 else ''})")
+        return "; ".join(parts)
+
+
+def load_weights(model: nn.Module, path: str | Path, *, rehead: bool = False) -> LoadReport:
+    """Load a weight file into ``model`` in place.
+
+    Reads the published RT-DETR v1 ``.pth`` files (``{"ema": {"module": ...}}``, ``{"model": ...}`` or a bare state
+    dict) and our own ``.pt`` checkpoints; of files with averaged weights those are taken. Nothing but tensors and
+    plain containers is ever unpickled.
+
+    Args:
+        model: an `RTDETR`.
+        path: the file.
+        rehead: keep the model's fresh class heads where the class count of the file differs.
+
+    Raises:
+        UserError: the file is missing, is no weight file, or belongs to another model.
+    """
+    state = canonical_names(unwrap(read_tensors(path)))
+    wanted = model.state_dict()
+    report = LoadReport()
+    report.ignored.extend(k for k in state if IGNORED.search(k) and k not in wanted)
+    unexpected = [k for k in state if k not in wanted and not IGNORED.search(k)]
+    missing = [k for k in wanted if k not in state and not OPTIONAL.search(k)]
+    misshapen = [k for k in wanted if k in state and state[k].shape != wanted[k].shape]
+    foreign = [k for k in misshapen if not CLASS_KEYS.match(k)]
+    if unexpected or missing or foreign:
+        raise UserError(
+            str(path),
+            f"belongs to another model ({_examples('missing', missing)}{_examples('unexpected', unexpected)}"
+            f"{_examples('of another shape', foreign)[:-2]})".replace(", )", ")"),
+            "choose the model the weights were made for with model=",
+        )
+    if misshapen and not rehead:
+        key = next(k for k in misshapen if k.endswith("score_head.bias"))
+        raise UserError(
+            str(path),
+            f"has {len(state[key])} classes, the data {len(wanted[key])}",
+            "give rehead=true to start with fresh class heads",
+        )
+    report.reheaded.extend(misshapen)
+    report.fresh.extend(k for k in wanted if k not in state and not k.endswith("num_batches_tracked"))
+    loadable = {k: v for k, v in state.items() if k in wanted and k not in misshapen}
+    report.loaded.extend(loadable)
+    model.load_state_dict(loadable, strict=False)
+    log.info("%s: %s", path, report)
+    return report
+
+
+def read_tensors(path: str | Path) -> dict:
+    """The content of a torch file, tensors and plain containers only.
+
+    Raises:
+        UserError: no such file, not a torch file, or one that holds foreign objects.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise UserError(str(path), "there is no such file", "give the path of a .pt or .pth file") from error
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, AttributeError) as error:
+        raise UserError(
+            str(path), "is not a plain weight file (damaged, or it holds objects other than tensors)",
+            "give a file of tensors; nothing else is ever unpickled",
+        ) from error
+    if not isinstance(content, dict):
+        raise UserError(str(path), f"holds a {type(content).__name__}, not a state dict", "give a weight file")
+    return content
+
+
+def unwrap(content: dict) -> dict[str, Tensor]:
+    """The state dict within a checkpoint, averaged weights first."""
+    for key in ("ema", "model", "state_dict"):
+        if isinstance(content.get(key), dict):
+            inner = content[key]
+            content = inner.get("module", inner)
+            break
+    return {k.removeprefix("module."): v for k, v in content.items() if isinstance(v, Tensor)}
+
+
+def canonical_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """v1 files number the two halves of the encoder's input projections, ours and v2's name them."""
+    halves = {"0": "conv", "1": "norm"}
+    pattern = re.compile(r"^((?:encoder|decoder)\.input_proj\.\d+)\.([01])\.")
+    return {pattern.sub(lambda m: f"{m[1]}.{halves[m[2]]}.", k): v for k, v in state.items()}
+
+
+def _examples(what: str, keys: list[str]) -> str:
+    """``3 missing, for example a, b, `` or nothing."""
+    return f"{len(keys)} tensors {what} such as {keys[0]}, " if keys else ""
