@@ -1,0 +1,63 @@
+"""The network's input size, 16:9 unless one asks otherwise."""
+
+from neo_model.utils import PositiveInt, UserError
+
+ASPECT_WIDTH, ASPECT_HEIGHT = 16, 9
+
+
+class Resolution:
+    """Input size in pixels, and the sizes that training may draw from.
+
+    Args:
+        width: width of the input in validation, and in training without ``train_sizes``.
+        height: its height; ``width * 9 == height * 16``.
+        train_sizes: ``[[width, height], ...]`` for multi-scale training; a size listed twice is drawn twice as often.
+        multiscale_until: epoch from which training uses only ``width`` x ``height``; None for never.
+        any_aspect: permit other shapes than 16:9.
+
+    Raises:
+        UserError: a size is not 16:9; the nearest valid ones are named.
+    """
+
+    def __init__(
+        self,
+        *,
+        width: PositiveInt,
+        height: PositiveInt,
+        train_sizes: list[list[int]] | None = None,
+        multiscale_until: int | None = None,
+        any_aspect: bool = False,
+    ) -> None:
+        self.width, self.height = width, height
+        self.any_aspect = any_aspect
+        self.multiscale_until = multiscale_until
+        sizes = [[width, height]] if train_sizes is None else train_sizes
+        if not sizes or any(len(size) != 2 or min(size) < 1 for size in sizes):
+            raise UserError("data/resolution", f"train_sizes is {train_sizes}", "give [[width, height], ...] in pixels")
+        self.train_sizes = [(train_width, train_height) for train_width, train_height in sizes]
+        for size in (self.size, *self.train_sizes):
+            if not any_aspect:
+                check_16_9(*size)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height) of evaluation."""
+        return self.width, self.height
+
+    def sizes_at(self, epoch: int) -> list[tuple[int, int]]:
+        """(width, height) that a training batch of this epoch may have."""
+        if self.multiscale_until is not None and epoch >= self.multiscale_until:
+            return [self.size]
+        return self.train_sizes
+
+    def __str__(self) -> str:
+        return f"{self.width}x{self.height}"
+
+
+def check_16_9(width: int, height: int) -> None:
+    """Raise ``UserError`` with the nearest valid sizes unless ``width``:``height`` is exactly 16:9."""
+    if width * ASPECT_HEIGHT == height * ASPECT_WIDTH:
+        return
+    steps = sorted({max(1, round(width / ASPECT_WIDTH)), max(1, round(height / ASPECT_HEIGHT))})
+    nearest = " or ".join(f"{ASPECT_WIDTH * step}x{ASPECT_HEIGHT * step}" for step in steps)
+    raise UserError(f"data/resolution {width}x{height}", "is not 16:9", f"use {nearest}, or set any_aspect=true")
