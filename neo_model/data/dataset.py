@@ -1,5 +1,6 @@
 """Samples: one image and its objects, as the network takes them."""
 
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -62,6 +63,12 @@ class DetectionDataset(Dataset):
         self.size_wh, self.fit, self.augment = size_wh, fit, augment
         self.smallest_side = smallest_side
         self.indices = np.arange(len(instances)) if indices is None else indices
+        self._recolor = None
+        if augment.photometric or augment.color:
+            # albumentations takes seconds to import: only where it is used, and before workers are forked.
+            from neo_model.data.colors import Recolor
+
+            self._recolor = Recolor(augment)
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -86,12 +93,15 @@ class DetectionDataset(Dataset):
         image = load_image(self.folder / instances.file_name(index), source_wh)
         boxes_xyxy, labels = instances.objects(index)
         target_wh = request.width, request.height
-        placement, recolor = FITS[self.fit](source_wh, target_wh), None
+        placement = FITS[self.fit](source_wh, target_wh)
+        recolor = None
         if request.seed is not None:
             generator = np.random.default_rng([request.seed, request.epoch, SAMPLE_STREAM, request.index])
             placement = random_placement(
                 generator, self.augment, request.strong, boxes_xyxy, placement, target_wh, self.fit
             )
+            if request.strong and self._recolor is not None:
+                recolor = partial(self._recolor, generator=generator)
         boxes_cxcywh, kept = place_objects(boxes_xyxy, placement, target_wh, self.smallest_side)
         target = {
             "labels": torch.from_numpy(labels[kept]),
