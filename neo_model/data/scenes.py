@@ -89,7 +89,7 @@ def draw_scene(rng: np.random.Generator, width: int, height: int) -> Scene:
     canvas = _background(rng, width, height)
     light_angle = rng.uniform(-math.pi, 0)  # from above
     count = 0 if rng.random() < _EMPTY_SHARE else 1 + int(rng.choice(8, p=_OBJECT_COUNT_WEIGHTS / 100))
-    layers = _Layers(width, height)
+    layers = Layers(width, height)
     for _ in range(count):
         label = int(rng.integers(len(CLASS_NAMES)))
         sprite = draw_sprite(rng, label, _object_size(rng, height), light_angle)
@@ -106,7 +106,7 @@ def _object_size(rng: np.random.Generator, height: int) -> float:
     return smallest * (largest / smallest) ** (rng.random() ** _SIZE_LEAN)
 
 
-class _Layers:
+class Layers:
     """Which object each pixel shows, and so how much of every object is in sight."""
 
     def __init__(self, width: int, height: int) -> None:

@@ -65,7 +65,7 @@ def smooth_noise(rng: np.random.Generator, height: int, width: int, cell: float)
     """float32 [height, width] in about 0..1: random values on a coarse grid, one every `cell` pixels, interpolated."""
     rows, columns = math.ceil(height / cell) + 2, math.ceil(width / cell) + 2
     grid = rng.random((rows, columns), dtype=np.float32)
-    whole = cv2.resize(grid, (round(columns * cell), round(rows * cell)), interpolation=cv2.INTER_LINEAR)
+    whole = cv2.resize(grid, (round(columns * cell), round(rows * cell)), interpolation=cv2.INTER_CUBIC)
     top, left = (whole.shape[0] - height) // 2, (whole.shape[1] - width) // 2
     return whole[top : top + height, left : left + width]
 
@@ -87,7 +87,7 @@ def draw_sprite(rng: np.random.Generator, label: int, size: float, light_angle: 
     turned = design.outline @ np.array([[cos, sin], [-sin, cos]])
     low, high = turned.min(axis=0), turned.max(axis=0)
     scale = size / (high - low).max()
-    side = math.ceil(size) + 2
+    side = math.ceil(size) + 4
     center = (low + high) / 2
     alpha = _fill((turned - center) * scale + side / 2, side)
 
