@@ -3,6 +3,7 @@
 Coordinates are continuous: pixel i covers [i, i + 1), so an image of width w spans 0 to w and no half-pixel term appears.
 """
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -121,10 +122,13 @@ def view(
 
 
 def _view_axis(source_size: int, low: float, high: float, target_size: int) -> tuple[int, int, int, int]:
-    """One axis of ``view``: start and length in the source, start and length in the target, at least a pixel each."""
+    """One axis of ``view``: start and length in the source, start and length in the target, at least a pixel each.
+
+    Outwards to whole source pixels: what lies in the window is shown.
+    """
     scale = target_size / (high - low)
-    start = min(max(0, round(low)), source_size - 1)
-    stop = min(max(start + 1, round(high)), source_size)
+    start = min(max(0, math.floor(low)), source_size - 1)
+    stop = min(max(start + 1, math.ceil(high)), source_size)
     target_start = min(max(0, round((start - low) * scale)), target_size - 1)
     target_stop = min(max(target_start + 1, round((stop - low) * scale)), target_size)
     return start, stop - start, target_start, target_stop - target_start
