@@ -75,7 +75,7 @@ class CocoInstances:
         return [self.file_name(index) for index in range(len(self))]
 
     def objects(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """What a detector learns of an image: boxes_xyxy float32 [n, 4] clipped to it and labels int64 [n], no crowds."""
+        """What training sees of an image: clipped boxes_xyxy float32 [n, 4] and labels int64 [n], no crowds."""
         rows = slice(self.offsets[index], self.offsets[index + 1])
         single = ~self.crowd[rows]
         boxes_xyxy = clipped_xyxy(self.boxes_xywh[rows][single], self.sizes_wh[index])
@@ -167,7 +167,8 @@ def _read_annotations(
     category_ids = integer_column(path, "annotation", annotations, "category_id")
     labels = _positions(path, ids, category_ids, np.asarray(classes.category_ids), "category_id")
     boxes_xywh = box_column(path, "annotation", annotations, "bbox")
-    refuse(path, ids[~np.isfinite(boxes_xywh).all(axis=1)], "boxes with NaN or infinity (annotation ids)", "correct them")
+    broken = ~np.isfinite(boxes_xywh).all(axis=1)
+    refuse(path, ids[broken], "boxes with NaN or infinity (annotation ids)", "correct them")
     if len(ids) and ids.min() < 1:
         logger.warning("%s: ids under 1 (COCO's evaluation ignores annotation 0): all annotation ids shifted", path)
         ids = ids - ids.min() + 1

@@ -105,11 +105,8 @@ class Recolor:
     def __init__(self, augment: Augmentation) -> None:
         transforms = []
         if augment.photometric:
-            transforms.append(
-                ColorMatrix(
-                    brightness=0.125, contrast=0.5, saturation=0.5, hue=0.05, swap_channels=True, part=augment.photometric
-                )
-            )
+            strong = {"brightness": 0.125, "contrast": 0.5, "saturation": 0.5, "hue": 0.05}
+            transforms.append(ColorMatrix(**strong, swap_channels=True, part=augment.photometric))
         if augment.color:
             transforms.append(ColorMatrix(brightness=0.2, contrast=0.2, saturation=0.3, hue=0.02, p=augment.color))
         self._compose = A.Compose(transforms)

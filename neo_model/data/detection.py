@@ -58,7 +58,8 @@ class DetectionData:
         missing = [str(path) for path in (self.train_annotations, self.val_annotations) if not path.is_file()]
         missing += [str(path) for path in (self.train_images, self.val_images) if not path.is_dir()]
         if missing:
-            remedy = "check the paths under data=" if self.fetch_hint is None else f"fetch them with `{self.fetch_hint}`"
+            fetch = self.fetch_hint
+            remedy = "check the paths under data." if fetch is None else f"fetch them with `{fetch}`"
             raise UserError(self.name, f"missing {', '.join(dict.fromkeys(missing))}", remedy)
 
     @cached_property

@@ -7,7 +7,7 @@ epoch.
 
 import signal
 from collections.abc import Iterator
-from typing import NamedTuple
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -24,7 +24,8 @@ Batch = tuple[torch.Tensor, list[dict]]
 ORDER_STREAM, SIZE_STREAM = 1, 2
 
 
-class PackedBatch(NamedTuple):
+@dataclass
+class PackedBatch:
     """A batch in three tensors, for each tensor that leaves a worker costs a file descriptor and a mapping."""
 
     images: torch.Tensor
@@ -32,6 +33,11 @@ class PackedBatch(NamedTuple):
     boxes: torch.Tensor
     counts: list[int]
     others: list[dict]
+
+    def pin_memory(self) -> "PackedBatch":
+        """torch's hook for page-locked memory; without it the targets' tuples would come out as lists."""
+        tensors = {key: getattr(self, key).pin_memory() for key in ("images", "labels", "boxes")}
+        return replace(self, **tensors)
 
     def unpack(self) -> Batch:
         """Images and a target for each, whose tensors are views."""

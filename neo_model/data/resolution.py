@@ -1,6 +1,6 @@
 """The network's input size, 16:9 unless one asks otherwise."""
 
-from neo_model.utils import PositiveInt, UserError
+from neo_model.utils import NonNegativeInt, PositiveInt, UserError
 
 ASPECT_WIDTH, ASPECT_HEIGHT = 16, 9
 
@@ -24,8 +24,8 @@ class Resolution:
         *,
         width: PositiveInt,
         height: PositiveInt,
-        train_sizes: list[list[int]] | None = None,
-        multiscale_until: int | None = None,
+        train_sizes: list[list[PositiveInt]] | None = None,
+        multiscale_until: NonNegativeInt | None = None,
         any_aspect: bool = False,
     ) -> None:
         self.width, self.height = width, height

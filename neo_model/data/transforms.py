@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from neo_model.ops.geometry import Placement, letterbox, stretch, view
-from neo_model.utils import Fraction
+from neo_model.utils import Fraction, NonNegativeInt
 
 Fit = Literal["letterbox", "stretch"]
 FITS = {"letterbox": letterbox, "stretch": stretch}
@@ -47,7 +47,7 @@ class Augmentation:
         iou_crop: Fraction = 0,
         flip: Fraction = 0,
         color: Fraction = 0,
-        until: int | None = None,
+        until: NonNegativeInt | None = None,
     ) -> None:
         self.photometric, self.color = photometric, color
         self.zoom_out, self.iou_crop, self.flip = zoom_out, iou_crop, flip

@@ -1,6 +1,7 @@
 """Where an image lands in the network's input: one affine for pixels and boxes, and its exact inverse.
 
-Coordinates are continuous: pixel i covers [i, i + 1), so an image of width w spans 0 to w and no half-pixel term appears.
+Coordinates are continuous: pixel i covers [i, i + 1), so an image of width w spans 0 to w and no half-pixel term
+appears.
 """
 
 import math

@@ -20,8 +20,8 @@ def small_instances() -> dict:
         {"id": 10 * index + 5, "file_name": f"{index}.jpg", "width": width, "height": height}
         for index, (width, height) in enumerate(SIZES)
     ]
-    boxes = [(0, 3, [10, 10, 40, 30]), (0, 1, [70.5, 20.25, 20, 50]), (1, 3, [0, 0, 128, 96]), (3, 1, [100, 50, 30, 20])]
-    boxes += [(4, 3, [5, 5, 20, 20]), (5, 1, [200, 100, 60, 50]), (6, 1, [30, 30, 30, 30])]
+    boxes = [(0, 3, [10, 10, 40, 30]), (0, 1, [70.5, 20.25, 20, 50]), (1, 3, [0, 0, 128, 96])]
+    boxes += [(3, 1, [100, 50, 30, 20]), (4, 3, [5, 5, 20, 20]), (5, 1, [200, 100, 60, 50]), (6, 1, [30, 30, 30, 30])]
     annotations = [
         {
             "id": number + 1,
@@ -36,7 +36,8 @@ def small_instances() -> dict:
     ]
     crowd = {"id": 90, "image_id": 5, "category_id": 1, "bbox": [0, 0, 90, 60], "area": 77.5, "iscrowd": 1}
     crowd["segmentation"] = {"counts": [1, 2, 3], "size": [90, 160]}
-    return {"images": images, "annotations": [crowd, *annotations], "categories": [dict(category) for category in CATEGORIES]}
+    categories = [dict(category) for category in CATEGORIES]
+    return {"images": images, "annotations": [crowd, *annotations], "categories": categories}
 
 
 def write_json(path: Path, content) -> Path:

@@ -14,7 +14,8 @@ def test_prepare_names_all_that_is_missing_and_the_command(make_data, root):
     with pytest.raises(UserError) as caught:
         data.prepare()
     message = str(caught.value)
-    assert message.startswith("coco: missing ") and message.endswith("fetch them with `python -m neo_model.data.prepare`")
+    assert message.startswith("coco: missing ")
+    assert message.endswith("fetch them with `python -m neo_model.data.prepare`")
     assert message.count(str(root / "images")) == 1 and "instances_val.json" in message
 
 
