@@ -1,0 +1,155 @@
+"""The commands train.py and eval.py: read the command line, check everything, make the run's folder, run."""
+
+import argparse
+import sys
+import traceback
+from pathlib import Path
+
+from hydra._internal.utils import get_args_parser
+from omegaconf import DictConfig, OmegaConf
+
+from neo_model.config.compose import compose_collecting, without_hydra
+from neo_model.config.hydra_guard import check_composed_hydra, is_hydra_override, permitted_overrides
+from neo_model.config.manual import manual
+from neo_model.config.run_dir import chosen_folder, new_folder
+from neo_model.config.schema import EVALUATION_SETTINGS
+from neo_model.config.targets import TARGET
+from neo_model.utils import UserError
+
+USER_ERROR, INTERRUPTED = 2, 130
+
+
+def main(job: str, arguments: list[str] | None = None) -> int:
+    """Run ``train`` or ``eval`` with command-line arguments and return the exit code.
+
+    User errors are printed as one line and give 2, an interruption gives 128 plus the signal's number; an error of
+    ours passes through with its traceback.
+    """
+    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        options = _parse(arguments)
+        if options.help:
+            print(manual(job), end="")
+            return 0
+        return _train(options) if job == "train" else _evaluate(options)
+    except UserError as error:
+        if "debug=true" in (argument.lower() for argument in arguments):
+            traceback.print_exc()
+        print(f"error: {error}", file=sys.stderr)
+        return USER_ERROR
+    except KeyboardInterrupt as interruption:
+        print(f"stopped: {interruption or 'interrupted'}", file=sys.stderr)
+        return getattr(interruption, "exit_code", INTERRUPTED)
+
+
+def _parse(arguments: list[str]) -> argparse.Namespace:
+    parser = get_args_parser()
+    parser.error = _refuse_option
+    options = parser.parse_intermixed_args(arguments)
+    for name in ("config_path", "config_name", "experimental_rerun"):
+        if getattr(options, name) is not None:
+            raise UserError(f"--{name.replace('_', '-')}", "is not used here", "see --help")
+    options.overrides = permitted_overrides(options.overrides)
+    return options
+
+
+def _refuse_option(message: str) -> None:
+    raise UserError("command line", message, "keys are written KEY=VALUE, without dashes; see --help")
+
+
+def _train(options: argparse.Namespace) -> int:
+    from neo_model.config.sweep import run_sweep
+    from neo_model.config.validate import preflight, validate_training
+
+    if options.multirun:
+        return run_sweep(options.overrides, options.config_dir)
+    composed, found = compose_collecting("train", options.overrides, config_dir=options.config_dir)
+    check_composed_hydra(composed)
+    if _is_hydra_command(options):
+        return _hydra_command("train", found)
+    config = without_hydra(composed)
+    resume = config.get("resume")
+    if resume and not found:
+        config, run_dir = _resumed(options.overrides, Path(resume))
+        preflight(config)
+    else:
+        validate_training(config, found)
+        preflight(config)
+        run_dir = _run_dir(composed, options.overrides)
+    from neo_model.config.jobs import train_job
+
+    train_job(config, run_dir)
+    return 0
+
+
+def _resumed(overrides: list[str], run_dir: Path) -> tuple[DictConfig, Path]:
+    """The configuration to go on with, and the run's own folder."""
+    from neo_model.config.restore import resumed_config
+
+    own = [override for override in overrides if is_hydra_override(override)]
+    if own:
+        raise UserError(own[0], "does not go with resume", f"leave it out, the run stays in {run_dir}")
+    others = [override for override in overrides if not override.startswith("resume=")]
+    return resumed_config(run_dir, others), run_dir
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    from neo_model.config.restore import restore_training_config
+    from neo_model.config.validate import preflight, validate_evaluation
+
+    if options.multirun:
+        raise UserError("--multirun", "is for train.py", "run eval.py once for each checkpoint")
+    own = [override for override in options.overrides if _is_evaluation_override(override)]
+    others = [override for override in options.overrides if override not in own]
+    composed, found = compose_collecting("eval", own)
+    check_composed_hydra(composed)
+    if _is_hydra_command(options):
+        return _hydra_command("eval", found)
+    settings = without_hydra(composed)
+    validate_evaluation(settings, found)
+    from neo_model.engine.checkpoint import read_checkpoint
+
+    config = restore_training_config(read_checkpoint(settings.ckpt)["config"], others)
+    preflight(config, training=False)
+    config = OmegaConf.merge(OmegaConf.to_container(config), settings)
+    run_dir = _run_dir(composed, own)
+    from neo_model.config.jobs import eval_job
+
+    eval_job(config, run_dir)
+    return 0
+
+
+def choices_of(config: DictConfig) -> dict[str, str]:
+    """What a configuration trains on what, in a few words each: ``{"model": "ResNetVD 18", "data": "coco"}``."""
+    backbone = config.model.backbone
+    kind = backbone[TARGET].rpartition(".")[2]
+    name = config.data.get("name") or config.data[TARGET].rpartition(".")[2].removesuffix("Data").lower()
+    return {"model": f"{kind} {backbone.get('depth') or backbone.get('name')}", "data": name}
+
+
+def _is_evaluation_override(override: str) -> bool:
+    return is_hydra_override(override) or override.lstrip("+~").split("=")[0] in EVALUATION_SETTINGS
+
+
+def _run_dir(composed: DictConfig, overrides: list[str]) -> Path:
+    """The folder that the user named, or a new one beside the earlier runs."""
+    folder = Path(OmegaConf.select(composed, "hydra.run.dir"))
+    if any(override.startswith("hydra.run.dir=") for override in overrides):
+        return chosen_folder(folder)
+    return new_folder(folder.parent)
+
+
+def _is_hydra_command(options: argparse.Namespace) -> bool:
+    return bool(options.hydra_help or options.cfg or options.info or options.shell_completion)
+
+
+def _hydra_command(job: str, found: list[UserError]) -> int:
+    """--cfg, --info and the like: Hydra prints and exits by itself."""
+    import hydra
+
+    from neo_model.config.compose import CONF, VERSION_BASE
+    from neo_model.config.problems import raise_all
+
+    raise_all(found)
+    hydra.main(version_base=VERSION_BASE, config_path=str(CONF), config_name=job)(lambda config: None)()
+    return 0

@@ -1,0 +1,45 @@
+"""Objects from configuration nodes: the one place that calls Hydra's instantiate."""
+
+import inspect
+from typing import Any
+
+import hydra.utils
+from hydra.errors import InstantiationException
+from omegaconf import DictConfig, OmegaConf
+
+from neo_model.config.schema import PATH_PREFIX
+from neo_model.config.targets import TARGET, find_class, nested_targets
+from neo_model.utils import UserError
+
+
+def instantiate(node: DictConfig | dict, *, key: str = "configuration", **supplied: Any) -> Any:
+    """Build what a node describes.
+
+    Args:
+        node: a node with ``_target_``, or a dictionary of such nodes.
+        key: the node's key, for error messages.
+        supplied: further arguments, such as ``num_classes``.
+
+    Raises:
+        UserError: a ``_target_`` is not one of our public classes, or a constructor refuses its arguments.
+    """
+    plain = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
+    for nested_key, target in nested_targets(key, plain):
+        find_class(nested_key, target)
+    if TARGET in plain:
+        plain = _arguments(plain, find_class(key, plain[TARGET]))
+    try:
+        return hydra.utils.instantiate(plain, _convert_="all", **supplied)
+    except InstantiationException as error:
+        if isinstance(error.__cause__, UserError):
+            raise error.__cause__ from error
+        if isinstance(error.__cause__, ValueError):
+            raise UserError(key, str(error.__cause__), "change it") from error
+        raise
+
+
+def _arguments(node: dict, target: type) -> dict:
+    """The node without the key that only serves as a common prefix of its paths, if its class has no use for it."""
+    if PATH_PREFIX in inspect.signature(target).parameters:
+        return node
+    return {name: value for name, value in node.items() if name != PATH_PREFIX}

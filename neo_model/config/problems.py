@@ -1,0 +1,93 @@
+"""What is wrong with a configuration, in words: Hydra's errors, misspelt names, and several at once as one."""
+
+import difflib
+import re
+from collections.abc import Iterable
+
+from hydra.errors import MissingConfigException, OverrideParseException
+from omegaconf import DictConfig, OmegaConf
+
+from neo_model.utils import UserError
+
+MAX_LISTED = 5
+
+
+def join(problems: list[UserError]) -> UserError:
+    """One error that says how many there are and lists the first ones, on one line."""
+    if len(problems) == 1:
+        return problems[0]
+    first, others = problems[0], [str(problem) for problem in problems[1:MAX_LISTED]]
+    more = [f"and {len(problems) - MAX_LISTED} more"] if len(problems) > MAX_LISTED else []
+    return UserError(first.where, first.cause, " | ".join([f"{first.remedy} (1 of {len(problems)} errors)", *others, *more]))
+
+
+def raise_all(problems: list[UserError]) -> None:
+    """Raise the problems as one ``UserError``, if there are any."""
+    unique = list({str(problem): problem for problem in problems}.values())
+    if unique:
+        raise join(unique)
+
+
+def unknown_name(name: str, known: Iterable[str], *, where: str, what: str, prefix: str = "") -> UserError:
+    """The error for ``name``, with the nearest of the ``known`` names or else all of them.
+
+    Args:
+        name: what was given.
+        known: what there is.
+        where: the key at fault.
+        what: the kind of thing that does not exist, for example "key".
+        prefix: what to write before a suggested name.
+    """
+    known = sorted(option for option in known if not option.startswith("_"))
+    near = difflib.get_close_matches(name, known, n=2, cutoff=0.6)
+    if near:
+        remedy = f"did you mean {' or '.join(prefix + option for option in near)}?"
+    else:
+        remedy = f"choose one of {', '.join(known)}" if known else "remove it"
+    return UserError(where, f"there is no such {what}", remedy)
+
+
+def unknown_key(key: str, config: DictConfig, groups: Iterable[str]) -> UserError:
+    """The error for a dotted key, or a group written with slashes, that the configuration does not have."""
+    if "/" in key:
+        return unknown_name(key, groups, where=key, what="group of choices")
+    parent, _, name = key.rpartition(".")
+    node = OmegaConf.select(config, parent) if parent else config
+    if OmegaConf.is_dict(node):
+        return unknown_name(name, map(str, node), where=key, what="key", prefix=f"{parent}." if parent else "")
+    return unknown_name(key, _all_keys(config), where=key, what="key")
+
+
+def _all_keys(config: DictConfig) -> list[str]:
+    keys = []
+    for name in config:
+        node = config._get_node(name)
+        keys.append(str(name))
+        if OmegaConf.is_dict(node) and not node._is_none() and not node._is_missing():
+            keys += [f"{name}.{key}" for key in _all_keys(node)]
+    return keys
+
+
+def from_hydra(error: Exception, config: DictConfig, groups: Iterable[str]) -> UserError:
+    """Hydra's or OmegaConf's error in our form.
+
+    Args:
+        error: what composing raised.
+        config: a configuration that composes, to suggest keys from.
+        groups: names of the config groups.
+    """
+    if isinstance(error, OverrideParseException):
+        return UserError(error.override, "is not understood", "write key=value, and quote special characters: 'key=\"a, b\"'")
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        group, _, name = str(error.missing_cfg_file).rpartition("/")
+        options = list(error.options or [])
+        problem = unknown_name(name, options, where=f"{group}={name}", what="choice")
+        return UserError(problem.where, problem.cause, f"{problem.remedy} (python train.py --help lists all)")
+    text = " ".join(str(error).split())
+    found = re.match(r"(?:Could not override|Could not delete from config\.|Could not append to config\.)[^']*'([^']+)'", text)
+    if found and "already at" not in text:
+        return unknown_key(found[1].split("@")[0], config, groups)
+    if "--multirun" in text:
+        return UserError(text.split("'")[1], "gives several values", "add -m to run a job for each, or write a list as [a,b]")
+    key = getattr(error, "full_key", None)
+    return UserError(str(key) if key else "configuration", text.rstrip("."), "see python train.py --help")

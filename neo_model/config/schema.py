@@ -1,0 +1,45 @@
+"""The top level of the configurations: which keys there are and what each may hold."""
+
+from neo_model.utils import Fraction, NonNegativeInt, PositiveInt
+
+TRAINING_SETTINGS = {
+    "epochs": PositiveInt,
+    "seed": NonNegativeInt,
+    "resume": str | None,
+    "weights": str | None,
+    "rehead": bool,
+    "overfit": NonNegativeInt,
+    "limit_batches": PositiveInt | None,
+    "log_every": PositiveInt,
+    "log_every": PositiveInt,
+    "debug": bool,
+}
+
+# Which package's classes may stand at each node; nothing else is imported, let alone called.
+TRAINING_NODES = {
+    "model": "neo_model.models",
+    "criterion": "neo_model.losses",
+    "optim": "neo_model.optim",
+    "schedule": "neo_model.optim",
+    "ema": "neo_model.optim",
+    "evaluation": "neo_model.engine",
+    "data": "neo_model.data",
+    "hardware": "neo_model.engine",
+}
+LOGGER_PACKAGE = "neo_model.engine"
+
+EVALUATION_SETTINGS = {
+    "ckpt": str,
+    "conf_threshold": Fraction | None,
+    "nms_threshold": Fraction | None,
+    "debug": bool,
+}
+
+# Arguments that the job knows and the configuration must not give.
+SUPPLIED = {"num_classes": "the number of classes comes from the annotations"}
+
+# Changing these on resume is the same training; changing anything else is another one.
+CHANGEABLE_ON_RESUME = ("epochs", "hardware", "logger", "evaluation", "debug", "limit_batches", "log_every", "resume")
+
+# A data set may have this key for its other paths to start with, also when its class does not take it.
+PATH_PREFIX = "root"

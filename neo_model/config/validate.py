@@ -1,0 +1,175 @@
+"""Checking a whole configuration against the code before a run exists: names, types, ranges, permitted classes."""
+
+import inspect
+import typing
+from collections.abc import Iterable
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from neo_model.config import schema
+from neo_model.config.compose import CONF, choices
+from neo_model.config.instantiate import instantiate
+from neo_model.config.problems import join, raise_all, unknown_name
+from neo_model.config.targets import TARGET, find_class
+from neo_model.config.values import mismatch, object_class
+from neo_model.utils import UserError
+
+# Building these takes next to nothing and lets their constructors refuse what type hints cannot express.
+CHEAP_NODES = ("data", "optim", "schedule", "ema", "evaluation", "logger")
+
+
+def validate_training(config: DictConfig, found: Iterable[UserError] = ()) -> None:
+    """Check a training configuration; no file is read and no device asked for.
+
+    Args:
+        config: all keys of a training run.
+        found: what is already known to be wrong, to be reported first.
+
+    Raises:
+        UserError: one error that lists everything wrong.
+    """
+    plain, unresolved = _resolved(config, found)
+    found = [*found, *unresolved]
+    known = [*schema.TRAINING_SETTINGS, *schema.TRAINING_NODES, "logger"]
+    found += [unknown_name(key, known, where=key, what="key") for key in plain if key not in known]
+    found += _check_settings(plain, schema.TRAINING_SETTINGS)
+    for key, package in schema.TRAINING_NODES.items():
+        found += _check_node(key, plain.get(key), frozenset({package}))
+    found += _check_loggers(plain.get("logger"))
+    if not found:
+        found = _refused_by_constructors(plain)
+    raise_all(found)
+
+
+def preflight(config: DictConfig, *, training: bool = True) -> None:
+    """Check what a valid training configuration needs from this machine: its data, which may be generated, and device.
+
+    Args:
+        config: a validated configuration.
+        training: whether the training images are needed too.
+
+    Raises:
+        UserError: one error that lists everything missing.
+    """
+    found = []
+    for key, use in (("data", lambda data: data.prepare() if training else data.prepare(training=False)), ("hardware", lambda hardware: None)):
+        try:
+            use(instantiate(config[key], key=key))
+        except UserError as error:
+            found.append(error)
+    raise_all(found)
+
+
+def validate_evaluation(config: DictConfig, found: Iterable[UserError] = ()) -> None:
+    """Check eval.py's own keys; raises one ``UserError`` that lists everything wrong."""
+    plain, unresolved = _resolved(config, found)
+    raise_all([*found, *unresolved, *_check_settings(plain, schema.EVALUATION_SETTINGS)])
+
+
+def _resolved(config: DictConfig, found: Iterable[UserError]) -> tuple[dict, list[UserError]]:
+    """The plain configuration with interpolations resolved, and the keys that were not given or do not resolve."""
+    missing = _missing_keys("", OmegaConf.to_container(config))
+    absent = [UserError(key, "is not given", f"add {key}=VALUE") for key in missing]
+    config = config.copy()
+    for key in missing:
+        OmegaConf.update(config, key, "not given")
+    try:
+        return OmegaConf.to_container(config, resolve=True), absent
+    except OmegaConfBaseException as error:
+        where = str(error.full_key or "configuration")
+        unresolved = UserError(where, str(error).splitlines()[0], "correct it, or set the environment variable it names")
+        raise join([*found, *absent, unresolved]) from error
+
+
+def _missing_keys(prefix: str, plain: dict) -> list[str]:
+    keys = []
+    for name, value in plain.items():
+        if isinstance(value, dict):
+            keys += _missing_keys(f"{prefix}{name}.", value)
+        elif value == "???":
+            keys.append(f"{prefix}{name}")
+    return keys
+
+
+def _check_settings(plain: dict, settings: dict[str, Any]) -> list[UserError]:
+    found = []
+    for key, hint in settings.items():
+        if key not in plain:
+            found.append(UserError(key, "is missing from the configuration", f"add {key}=VALUE"))
+        elif problem := mismatch(plain[key], hint):
+            found.append(UserError(key, *problem))
+    return found
+
+
+def _check_loggers(loggers: Any) -> list[UserError]:
+    if not isinstance(loggers, dict) or TARGET in loggers:
+        return [UserError("logger", "is not a group of named loggers", f"use logger={'|'.join(choices('logger'))}")]
+    package = frozenset({schema.LOGGER_PACKAGE})
+    return [problem for name, node in loggers.items() for problem in _check_node(f"logger.{name}", node, package)]
+
+
+def _check_node(key: str, node: Any, packages: frozenset[str], expected: type = object) -> list[UserError]:
+    """Compare a node with the signature of the class it names.
+
+    Args:
+        key: the node's dotted key.
+        node: the plain value there.
+        packages: packages whose classes it may name.
+        expected: the class, or a base of it, that must stand here.
+    """
+    if not isinstance(node, dict) or TARGET not in node:
+        return [_not_a_node(key, node)]
+    try:
+        target = find_class(key, node[TARGET], packages)
+    except UserError as error:
+        return [error]
+    if not issubclass(target, expected):
+        return [UserError(f"{key}.{TARGET}", f"{target.__name__} is not a {expected.__name__}", "choose another class")]
+    parameters = inspect.signature(target).parameters
+    hints = typing.get_type_hints(target.__init__, include_extras=True)
+    found = []
+    for name, value in node.items():
+        where = f"{key}.{name}"
+        if name == TARGET or (name == schema.PATH_PREFIX and isinstance(value, str) and name not in parameters):
+            continue
+        if name in schema.SUPPLIED:
+            found.append(UserError(where, schema.SUPPLIED[name], "leave it out"))
+        elif name not in parameters:
+            known = parameters.keys() - schema.SUPPLIED
+            found.append(unknown_name(name, known, where=where, what="key", prefix=f"{key}."))
+        else:
+            found += _check_value(where, value, hints.get(name, Any), packages)
+    required = [name for name, entry in parameters.items() if entry.default is entry.empty]
+    absent = [name for name in required if name not in node and name not in schema.SUPPLIED]
+    return [*found, *(UserError(f"{key}.{name}", "is not given", f"add {key}.{name}=VALUE") for name in absent)]
+
+
+def _check_value(where: str, value: Any, hint: Any, packages: frozenset[str]) -> list[UserError]:
+    expected = object_class(hint)
+    if expected is not None:
+        optional = value is None and type(None) in typing.get_args(hint)
+        return [] if optional else _check_node(where, value, packages, expected)
+    problem = mismatch(value, hint)
+    return [UserError(where, *problem)] if problem else []
+
+
+def _not_a_node(key: str, value: Any) -> UserError:
+    """The error for a plain value where a node should be, most often a dot typed for a slash."""
+    group = key.replace(".", "/")
+    if (CONF / group).is_dir():
+        wanted = value if value in choices(group) else "|".join(choices(group))
+        return UserError(key, f"{value!r} is a value where a group of settings belongs", f"write {group}={wanted}")
+    shown = "null" if value is None else repr(value)
+    return UserError(key, f"{shown} is not a group of settings with {TARGET}", "see the files in conf/")
+
+
+def _refused_by_constructors(plain: dict) -> list[UserError]:
+    found = []
+    for key in CHEAP_NODES:
+        try:
+            instantiate(plain[key], key=key)
+        except UserError as error:
+            found.append(error)
+    return found
