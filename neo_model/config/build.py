@@ -1,0 +1,33 @@
+"""Models and criteria by the names that the configuration gives them."""
+
+from torch import nn
+
+from neo_model.config.compose import compose_node
+from neo_model.config.instantiate import instantiate
+
+
+def build_model(name: str, *, num_classes: int) -> nn.Module:
+    """A detector of conf/model with random weights.
+
+    Args:
+        name: for example ``rtdetr_r50``.
+        num_classes: classes, background not counted.
+
+    Raises:
+        UserError: there is no such model.
+    """
+    return build_model_from_config(compose_node("model", name), num_classes=num_classes)
+
+
+def build_model_from_config(node: dict, *, num_classes: int) -> nn.Module:
+    """A detector from the ``model`` node of a configuration, such as the one in a checkpoint."""
+    return instantiate(node, key="model", num_classes=num_classes)
+
+
+def build_criterion(name: str = "rtdetr", *, num_classes: int) -> nn.Module:
+    """A criterion of conf/criterion: outputs and targets to a dictionary of weighted losses.
+
+    Raises:
+        UserError: there is no such criterion.
+    """
+    return instantiate(compose_node("criterion", name), key="criterion", num_classes=num_classes)

@@ -1,0 +1,107 @@
+"""The machine a run uses and how much it gives it to do at once."""
+
+import os
+from typing import Literal
+
+import torch
+from torch import nn
+
+from neo_model.utils import NonNegativeInt, PositiveInt, UserError
+
+PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Hardware:
+    """Device, precision, batch and loader settings; "auto" is settled here, on the machine itself.
+
+    Args:
+        device: auto takes a GPU where there is one.
+        precision: of autocast; auto is bf16 where the device computes in it, else fp16 on a GPU and fp32 on a CPU.
+        batch_size: images in a forward pass.
+        accumulate: batches in an optimizer step.
+        workers: loader processes.
+        prefetch: batches that each worker prepares ahead.
+        channels_last: memory layout of images and weights.
+        cudnn_benchmark: try convolution algorithms for each new input size.
+        tf32: let float32 matrix products use tensor cores.
+        fused_optimizer: one kernel for all parameters; auto where the device has it.
+    """
+
+    def __init__(
+        self,
+        *,
+        device: Literal["auto", "cpu", "cuda"] = "auto",
+        precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto",
+        batch_size: PositiveInt = 8,
+        accumulate: PositiveInt = 1,
+        workers: NonNegativeInt = 2,
+        prefetch: PositiveInt = 2,
+        channels_last: bool = True,
+        cudnn_benchmark: bool = True,
+        tf32: bool = True,
+        fused_optimizer: Literal["auto"] | bool = "auto",
+    ) -> None:
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        if device == "cuda" and not torch.cuda.is_available():
+            raise UserError("hardware.device", "there is no CUDA GPU here", "use hardware=auto or hardware=cpu")
+        self.device = torch.device(device)
+        self.precision = best_precision(self.device) if precision == "auto" else precision
+        self.batch_size, self.accumulate = batch_size, accumulate
+        self.workers, self.prefetch = min(workers, os.cpu_count() or 1), prefetch
+        self.channels_last, self.cudnn_benchmark, self.tf32 = channels_last, cudnn_benchmark, tf32
+        self.fused_optimizer = True if fused_optimizer == "auto" else fused_optimizer
+
+    @property
+    def pin_memory(self) -> bool:
+        """Page-locked batches, for copies that do not wait."""
+        return self.device.type == "cuda"
+
+    def set_backends(self) -> None:
+        """Apply the process-wide switches."""
+        torch.backends.cudnn.benchmark = self.cudnn_benchmark
+        torch.set_float32_matmul_precision("high" if self.tf32 else "highest")
+
+    def autocast(self) -> torch.autocast:
+        """The mixed-precision region of a forward pass."""
+        dtype = PRECISIONS[self.precision]
+        return torch.autocast(self.device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None)
+
+    def grad_scaler(self) -> torch.amp.GradScaler:
+        """Loss scaling, which only fp16 needs; otherwise it passes everything through."""
+        return torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
+
+    def place_model(self, model: nn.Module) -> nn.Module:
+        """The model on the device in the chosen memory layout."""
+        layout = torch.channels_last if self.channels_last else torch.contiguous_format
+        return model.to(self.device, memory_format=layout)
+
+    def place(self, images: torch.Tensor) -> torch.Tensor:
+        """A batch of images on the device in the memory layout of the weights."""
+        layout = torch.channels_last if self.channels_last else torch.contiguous_format
+        return images.to(self.device, memory_format=layout, non_blocking=True)
+
+    def memory_gib(self) -> float:
+        """Peak memory in GiB: allocated on the GPU, or resident in this process."""
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated() / 2**30
+        with open("/proc/self/statm") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**30
+
+    def __str__(self) -> str:
+        name = torch.cuda.get_device_name() if self.device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+        batch = f"batch {self.batch_size}" + (f" x {self.accumulate}" if self.accumulate > 1 else "")
+        return f"{name}, {self.precision}, {batch}, {self.workers} loader workers"
+
+
+def best_precision(device: torch.device) -> str:
+    """bf16 where the device computes in it, else fp16 on a GPU and fp32 on a CPU."""
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    return "bf16" if torch.ops.mkldnn._is_mkldnn_bf16_supported() and _cpu_has_bf16_units() else "fp32"
+
+
+def _cpu_has_bf16_units() -> bool:
+    """Whether the CPU multiplies bf16 natively; emulated, it is slower than float32."""
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") or capabilities.get("bf16"))

@@ -1,0 +1,285 @@
+"""A training run: what `train_one_epoch` learns, written down. All side effects of training live here."""
+
+import itertools
+import logging
+import math
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+
+from neo_model.data import DetectionData
+from neo_model.engine.checkpoint import check_classes, read_checkpoint, write_checkpoint
+from neo_model.engine.console import ProgressLine
+from neo_model.engine.evaluation_loop import EvaluationPlan, detect, evaluate
+from neo_model.engine.hardware import Hardware
+from neo_model.engine.loggers import Logger, MetricsFile
+from neo_model.engine.progress import Interrupted, Progress, StopRequest
+from neo_model.engine.step_recorder import StepRecorder
+from neo_model.engine.training_loop import Learner, train_one_epoch
+from neo_model.evaluation import SUMMARY_KEYS, CocoEvaluator, draw_detections
+from neo_model.losses import Criterion
+from neo_model.ops.geometry import Affine
+from neo_model.optim import AdamW, Ema, Schedule
+from neo_model.utils import NonNegativeInt, PositiveInt, UserError
+from neo_model.utils.seeding import random_state, restore_random_state
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSettings:
+    """How long and on how much a run trains.
+
+    Attributes:
+        epochs: passes over the training images.
+        seed: of the order and the augmentation; the caller seeds the weights.
+        overfit: train and evaluate on this many training images; 0 is off.
+        limit_batches: stop each epoch and each evaluation after this many batches.
+        log_every: optimizer steps between two records.
+    """
+
+    epochs: PositiveInt
+    seed: NonNegativeInt = 0
+    overfit: NonNegativeInt = 0
+    limit_batches: PositiveInt | None = None
+    log_every: PositiveInt = 10
+
+
+class Runner:
+    """Trains, evaluates, records and saves one run in ``run_dir``.
+
+    Args:
+        model, criterion: on any device; they are moved to the hardware's.
+        data: prepared data set.
+        optim, schedule, ema: what `build` makes the optimizer, the scheduler and the average.
+        plan: when and how to evaluate.
+        loggers: besides the console and ``metrics.jsonl``.
+        hardware: device, precision, batch.
+        settings: length of the run.
+        run_dir: the run's folder, which exists.
+        config: the run's configuration in plain containers, kept in every checkpoint.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: nn.Module,
+        criterion: Criterion,
+        data: DetectionData,
+        optim: AdamW,
+        schedule: Schedule,
+        ema: Ema,
+        plan: EvaluationPlan,
+        loggers: list[Logger],
+        hardware: Hardware,
+        settings: RunSettings,
+        run_dir: Path,
+        config: dict,
+    ) -> None:
+        self.data, self.plan, self.hardware, self.settings = data, plan, hardware, settings
+        self.run_dir, self.config, self.classes = run_dir, config, data.classes
+        self.progress = Progress()
+        self.metrics_file, self.loggers = MetricsFile(run_dir), loggers
+        hardware.set_backends()
+        loading = {"workers": hardware.workers, "prefetch": hardware.prefetch, "pin_memory": hardware.pin_memory}
+        self.train_loader = data.train_loader(
+            batch_size=hardware.batch_size, seed=settings.seed, overfit=settings.overfit, **loading
+        )
+        self.val_loader = data.val_loader(
+            batch_size=hardware.batch_size, overfit=settings.overfit, limit=settings.limit_batches, **loading
+        )
+        model = hardware.place_model(model)
+        optimizer = optim.build(model, fused=hardware.fused_optimizer)
+        self.steps_per_epoch = math.ceil(self.batches_per_epoch / hardware.accumulate)
+        self.total_steps = self.steps_per_epoch * settings.epochs
+        self.learner = Learner(
+            model=model,
+            criterion=criterion.to(hardware.device),
+            optimizer=optimizer,
+            scheduler=schedule.build(optimizer, steps_per_epoch=self.steps_per_epoch, total_steps=self.total_steps),
+            scaler=hardware.grad_scaler(),
+            ema=ema.build(model),
+            clip_norm=optim.clip_norm,
+        )
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """Batches of an epoch, after ``limit_batches``."""
+        return min(len(self.train_loader), self.settings.limit_batches or len(self.train_loader))
+
+    @property
+    def last_path(self) -> Path:
+        """The newest state, to go on from."""
+        return self.run_dir / "checkpoints" / "last.pt"
+
+    @property
+    def best_path(self) -> Path:
+        """The weights with the best validation AP so far."""
+        return self.run_dir / "checkpoints" / "best.pt"
+
+    def run(self) -> float:
+        """Train to the end.
+
+        Returns:
+            the best validation AP.
+
+        Raises:
+            Interrupted: Ctrl-C or SIGTERM, after the checkpoint.
+            UserError: training diverged, an image cannot be used, or the disk is full.
+        """
+        resume_step = self.progress.step if self.progress.step else None
+        for logger in self.loggers:
+            logger.start(self.run_dir, self.config, resume_step)
+        try:
+            with StopRequest() as stop, ProgressLine(self.total_steps, self.progress.step) as line:
+                self._train(stop, line)
+        finally:
+            self.train_loader.close()
+            for logger in self.loggers:
+                logger.close()
+        return max(self.progress.best_ap, 0.0)
+
+    def _train(self, stop: StopRequest, line: ProgressLine) -> None:
+        progress, plan, epochs = self.progress, self.plan, self.settings.epochs
+        if progress.unevaluated or (plan.at_start and progress.step == 0):
+            self._evaluate(stop, line)
+        while progress.epoch < epochs and not self._is_patience_over():
+            batches = self._until_stopped(self._batches(), stop)
+            train_one_epoch(self.learner, batches, progress, self.hardware, StepRecorder(self, line))
+            if stop.signal_number is not None:
+                self.save(self.last_path)
+                raise Interrupted(stop.signal_number)
+            progress.epoch, progress.batch = progress.epoch + 1, 0
+            progress.unevaluated = plan.is_due(progress.epoch, epochs)
+            self.save(self.last_path)
+            if progress.unevaluated:
+                self._evaluate(stop, line)
+
+    def _batches(self) -> Iterator:
+        """What is left of the epoch in progress."""
+        batches = self.train_loader.epoch(self.progress.epoch, start_batch=self.progress.batch)
+        return itertools.islice(batches, self.batches_per_epoch - self.progress.batch)
+
+    def _until_stopped(self, batches: Iterator, stop: StopRequest) -> Iterator:
+        """``batches`` up to the end of the optimizer step in which a stop is asked for."""
+        for position, batch in enumerate(batches):
+            if stop.signal_number is not None and position % self.hardware.accumulate == 0:
+                return
+            yield batch
+
+    def _is_patience_over(self) -> bool:
+        over = self.plan.patience is not None and self.progress.evaluations_without_gain >= self.plan.patience
+        if over:
+            log.info("stopped early: %d evaluations without a better AP", self.progress.evaluations_without_gain)
+        return over
+
+    def _evaluate(self, stop: StopRequest, line: ProgressLine) -> None:
+        """Evaluate the average, record it, and save: the best weights first, then that this is done."""
+        progress, started = self.progress, time.monotonic()
+        model = self.learner.model if self.learner.ema is None else self.learner.ema.module
+        evaluator = CocoEvaluator(self.data.val_ground_truth(self.settings.overfit), self.classes.category_ids)
+        batches = line.track(unless_stopped(self.val_loader, stop), "evaluating", len(self.val_loader))
+        try:
+            evaluate(model, batches, evaluator, self.plan, self.hardware)
+        except FloatingPointError as error:
+            raise UserError("evaluation", str(error), "lower optim.lr, or use hardware.precision=fp32") from error
+        metrics = evaluator.compute(only_seen=self.settings.limit_batches is not None)
+        ap = 0.0 if math.isnan(metrics["AP"]) else metrics["AP"]
+        progress.unevaluated = False
+        is_better = ap > progress.best_ap
+        progress.evaluations_without_gain = 0 if is_better else progress.evaluations_without_gain + 1
+        self.record({f"val/{key}": metrics[key] for key in SUMMARY_KEYS} | {"val/seconds": time.monotonic() - started})
+        self._draw(model)
+        log.info(
+            "epoch %d: AP %.4f, AP50 %.4f%s",
+            progress.epoch, metrics["AP"], metrics["AP50"], " (best so far)" if is_better else "",
+        )  # fmt: skip
+        if is_better:
+            progress.best_ap = ap
+            self.save(self.best_path, with_optimizer=False)
+        self.save(self.last_path)
+
+    def _draw(self, model: nn.Module) -> None:
+        """Validation pictures with their boxes, for the loggers that show pictures."""
+        if not self.loggers or not self.plan.pictures:
+            return
+        pictures = []
+        dataset = self.data.val_dataset(self.settings.overfit)
+        for index in range(min(self.plan.pictures, len(dataset))):
+            image, target = dataset[index]
+            height, width = image.shape[1:]
+            # Drawn on the network's input, so the affine back to the file is left out.
+            shown = target | {"affine": Affine(1.0, 1.0, 0.0, 0.0), "source_wh": (width, height)}
+            (found,) = detect(model, image[None], [shown], self.plan, self.hardware)
+            keep = found.scores >= 0.3
+            pictures.append(
+                draw_detections(
+                    image.permute(1, 2, 0).numpy(), found.boxes_xyxy[keep].numpy(), found.labels[keep].numpy(),
+                    found.scores[keep].numpy(), self.classes.names,
+                )
+            )  # fmt: skip
+        for logger in self.loggers:
+            logger.images(self.progress.step, "val", pictures)
+
+    def record(self, values: dict[str, float]) -> None:
+        """Write figures to ``metrics.jsonl`` and the loggers."""
+        step, epoch = self.progress.step, self.progress.epoch + self.progress.batch / self.batches_per_epoch
+        self.metrics_file.scalars(step, epoch, values)
+        for logger in self.loggers:
+            logger.scalars(step, epoch, values)
+
+    def save(self, path: Path, *, with_optimizer: bool = True) -> None:
+        """Write a checkpoint: everything that `restore` needs, or without the optimizer what evaluation needs."""
+        learner = self.learner
+        content = {
+            "config": self.config,
+            "classes": {"names": self.classes.names, "category_ids": self.classes.category_ids},
+            "progress": self.progress.state_dict(),
+            "model": learner.model.state_dict(),
+            "ema": None
+            if learner.ema is None
+            else {"module": learner.ema.module.state_dict(), "n_averaged": learner.ema.n_averaged},
+        }
+        if with_optimizer:
+            content |= {
+                "optimizer": learner.optimizer.state_dict(),
+                "scheduler": {"last_epoch": learner.scheduler.last_epoch},
+                "scaler": learner.scaler.state_dict(),
+                "random": random_state(),
+            }
+        write_checkpoint(path, content)
+
+    def restore(self, path: Path) -> None:
+        """Go on from a checkpoint of `save`.
+
+        Raises:
+            UserError: it holds no optimizer, or other classes than the data.
+        """
+        content = read_checkpoint(path)
+        if "optimizer" not in content:
+            raise UserError(str(path), "holds weights only", "resume from the run's folder, which has last.pt")
+        check_classes(path, content["classes"], self.classes)
+        learner = self.learner
+        learner.model.load_state_dict(content["model"])
+        if learner.ema is not None and content["ema"] is not None:
+            learner.ema.module.load_state_dict(content["ema"]["module"])
+            learner.ema.n_averaged.copy_(content["ema"]["n_averaged"])
+        learner.optimizer.load_state_dict(content["optimizer"])
+        learner.scaler.load_state_dict(content["scaler"])
+        self.progress.__dict__.update(content["progress"])
+        # The factor is a pure function of the step, of this run's length: a longer run replans the rest.
+        learner.scheduler.last_epoch = content["scheduler"]["last_epoch"] - 1
+        learner.scheduler.step()
+        self.metrics_file.truncate(self.progress.step)
+        restore_random_state(content["random"])
+
+
+def unless_stopped(batches: Iterable, stop: StopRequest) -> Iterator:
+    """``batches``, ended by `Interrupted` as soon as a stop is asked for; the checkpoint says what is unfinished."""
+    for batch in batches:
+        if stop.signal_number is not None:
+            raise Interrupted(stop.signal_number)
+        yield batch

@@ -1,0 +1,50 @@
+"""From step reports to console figures and records."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from typing import TYPE_CHECKING
+
+from neo_model.engine.console import ProgressLine
+from neo_model.engine.training_loop import StepReport
+
+if TYPE_CHECKING:
+    from neo_model.engine.runner import Runner
+
+log = logging.getLogger(__name__)
+
+
+class StepRecorder:
+    """Turns step reports into console figures and records; reads losses from the device only when it writes them."""
+
+    def __init__(self, runner: Runner, line: ProgressLine) -> None:
+        self.runner, self.line = runner, line
+        self.images, self.since = 0, time.monotonic()
+
+    def __call__(self, report: StepReport) -> None:
+        runner, progress = self.runner, self.runner.progress
+        self.images += report.num_images
+        if not math.isfinite(report.gradient_norm):
+            log.warning("step %d skipped: its loss or gradient is not finite", progress.step)
+            runner.record({"train/skipped": 1.0})
+            return
+        if progress.step % runner.settings.log_every and progress.step != 1:
+            self.line.advance()
+            return
+        now = time.monotonic()
+        losses = {name: loss.item() for name, loss in report.losses.items()}
+        last_layer = sum(losses[name] for name in ("loss_vfl", "loss_bbox", "loss_giou"))
+        values = {
+            "loss": sum(losses.values()),
+            "loss_last_layer": last_layer,
+            "loss_without_denoising": sum(v for k, v in losses.items() if "_dn_" not in k),
+            "lr": report.learning_rate,
+            "gradient_norm": report.gradient_norm,
+            "images_per_second": self.images / max(now - self.since, 1e-9),
+            "memory_gib": runner.hardware.memory_gib(),
+        }
+        self.images, self.since = 0, now
+        runner.record({f"train/{k}": v for k, v in values.items()} | {f"train/{k}": v for k, v in losses.items()})
+        self.line.advance(epoch=f"{progress.epoch + 1}/{runner.settings.epochs}", **values)

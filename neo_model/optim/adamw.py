@@ -1,0 +1,38 @@
+"""AdamW as RT-DETR is trained with it."""
+
+import torch
+from torch import nn
+
+from neo_model.optim.groups import parameter_groups
+from neo_model.utils import Fraction, NonNegativeFloat, PositiveFloat
+
+
+class AdamW:
+    """Settings of AdamW (Loshchilov & Hutter 2019) and of gradient clipping.
+
+    Args:
+        lr: learning rate of everything but the backbone.
+        backbone_lr_ratio: the backbone's learning rate as a share of ``lr``, so that a sweep over ``lr`` keeps it.
+        betas: decay of the two moments.
+        weight_decay: of all parameters but norms and biases.
+        clip_norm: longest gradient over all parameters; null does not clip.
+    """
+
+    def __init__(
+        self,
+        *,
+        lr: PositiveFloat,
+        backbone_lr_ratio: PositiveFloat = 0.1,
+        betas: list[Fraction] | tuple[float, float] = (0.9, 0.999),
+        weight_decay: NonNegativeFloat = 1e-4,
+        clip_norm: PositiveFloat | None = 0.1,
+    ) -> None:
+        self.lr, self.backbone_lr_ratio = lr, backbone_lr_ratio
+        self.betas, self.weight_decay, self.clip_norm = tuple(betas), weight_decay, clip_norm
+
+    def build(self, model: nn.Module, *, fused: bool) -> torch.optim.AdamW:
+        """The optimizer of ``model``; ``fused`` runs one kernel for all parameters of a group."""
+        groups = parameter_groups(
+            model, lr=self.lr, backbone_lr=self.lr * self.backbone_lr_ratio, weight_decay=self.weight_decay
+        )
+        return torch.optim.AdamW(groups, lr=self.lr, betas=self.betas, fused=fused)
