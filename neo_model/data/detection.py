@@ -49,14 +49,19 @@ class DetectionData:
         self.resolution, self.augment, self.fit = resolution, augment, fit
         self.fetch_hint = fetch_hint
 
-    def prepare(self) -> None:
+    def prepare(self, *, training: bool = True) -> None:
         """Check that the folders and files exist, without reading them.
+
+        Args:
+            training: whether those of the training set are needed too.
 
         Raises:
             UserError: naming all that are missing and how to get them.
         """
-        missing = [str(path) for path in (self.train_annotations, self.val_annotations) if not path.is_file()]
-        missing += [str(path) for path in (self.train_images, self.val_images) if not path.is_dir()]
+        annotations = [self.train_annotations] * training + [self.val_annotations]
+        folders = [self.train_images] * training + [self.val_images]
+        missing = [str(path) for path in annotations if not path.is_file()]
+        missing += [str(path) for path in folders if not path.is_dir()]
         if missing:
             fetch = self.fetch_hint
             remedy = "check the paths under data." if fetch is None else f"fetch them with `{fetch}`"
@@ -72,13 +77,25 @@ class DetectionData:
     def _val(self) -> CocoInstances:
         instances = read_coco(self.val_annotations)
         check_images(self.val_images, instances)
-        _check_same_classes(self.train_annotations, self.classes, self.val_annotations, instances.classes)
         return instances
 
     @property
     def classes(self) -> Classes:
         """The classes that the training annotations declare, in order of category id."""
         return self._train.classes
+
+    @property
+    def val_classes(self) -> Classes:
+        """The classes that the validation annotations declare, in order of category id."""
+        return self._val.classes
+
+    def check_same_classes(self) -> None:
+        """Refuse validation annotations that declare other classes than the training's.
+
+        Raises:
+            UserError: with both counts and the first differences.
+        """
+        _check_same_classes(self.train_annotations, self.classes, self.val_annotations, self.val_classes)
 
     def train_dataset(self, overfit: int = 0) -> DetectionDataset:
         """The training set; with ``overfit`` its first that many images with objects, and no augmentation."""

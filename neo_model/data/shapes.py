@@ -55,8 +55,8 @@ class ShapesData(DetectionData):
             fit=fit,
         )
 
-    def prepare(self) -> None:
-        """Draw the pictures unless a whole set by the present generator is there.
+    def prepare(self, *, training: bool = True) -> None:
+        """Draw the pictures, of both splits always, unless a whole set by the present generator is there.
 
         Nothing half-done is ever seen under the final name, so processes that start together do no harm.
 

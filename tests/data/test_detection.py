@@ -42,7 +42,7 @@ def test_validation_with_other_classes_is_refused_with_the_differences(make_data
     content["categories"].append({"id": 7, "name": "tram"})
     write_json(root / "instances_val.json", content)
     with pytest.raises(UserError) as caught:
-        make_data().val_dataset()
+        make_data().check_same_classes()
     message = str(caught.value)
     assert "4 classes are not the 3" in message
     assert "id 3 is 'car' and 'lorry'" in message and "id 9 is 'absent' and 'dog'" in message
