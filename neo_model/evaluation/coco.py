@@ -123,10 +123,10 @@ class CocoEvaluator:
 
     def _result_annotations(self) -> list[dict]:
         """Detections in the form of annotations; ids from 1, because 0 means "unmatched" to pycocotools."""
-        return [
-            found | {"id": number, "area": found["bbox"][2] * found["bbox"][3], "iscrowd": 0}
-            for number, found in enumerate(self.detections(), start=1)
-        ]
+        results = self.detections()
+        for number, found in enumerate(results, start=1):
+            found.update(id=number, area=found["bbox"][2] * found["bbox"][3], iscrowd=0)
+        return results
 
     def _per_class(self, precision: np.ndarray, category_order: list[int], image_ids: list[int]) -> dict[str, dict]:
         """Figures by class name, in label order."""
