@@ -3,15 +3,18 @@
 import argparse
 import sys
 import traceback
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from hydra._internal.utils import get_args_parser
 from omegaconf import DictConfig, OmegaConf
 
-from neo_model.config.compose import compose_collecting, without_hydra
+from neo_model.config.compose import CONF, VERSION_BASE, compose_collecting, parse_overrides, without_hydra
 from neo_model.config.hydra_guard import check_composed_hydra, is_hydra_override, permitted_overrides
 from neo_model.config.manual import manual
-from neo_model.config.run_dir import chosen_folder, new_folder
+from neo_model.config.problems import raise_all
+from neo_model.config.run_dir import check_unused, chosen_folder, new_folder
 from neo_model.config.schema import EVALUATION_SETTINGS
 from neo_model.config.targets import TARGET
 from neo_model.utils import UserError
@@ -63,19 +66,27 @@ def _train(options: argparse.Namespace) -> int:
 
     if options.multirun:
         return run_sweep(options.overrides, options.config_dir)
+    resumed = _value_of("resume", options.overrides)
+    if resumed is not None:
+        config, run_dir = _resumed(options.overrides, Path(str(resumed)))
+        preflight(config)
+        return _start_training(config, run_dir)
     composed, found = compose_collecting("train", options.overrides, config_dir=options.config_dir)
     check_composed_hydra(composed)
     if _is_hydra_command(options):
         return _hydra_command("train", found)
     config = without_hydra(composed)
-    resume = config.get("resume")
-    if resume and not found:
-        config, run_dir = _resumed(options.overrides, Path(resume))
-        preflight(config)
-    else:
-        validate_training(config, found)
-        preflight(config)
-        run_dir = _run_dir(composed, options.overrides)
+    if config.resume is not None:
+        found.append(UserError("resume", "is set in a file", "give resume=RUN_DIR on the command line"))
+    validate_training(config, found)
+    folder = _value_of("hydra.run.dir", options.overrides)
+    if folder is not None:
+        check_unused(Path(str(folder)))
+    preflight(config)
+    return _start_training(config, _run_dir(composed, folder))
+
+
+def _start_training(config: DictConfig, run_dir: Path) -> int:
     from neo_model.config.jobs import train_job
 
     train_job(config, run_dir)
@@ -89,8 +100,7 @@ def _resumed(overrides: list[str], run_dir: Path) -> tuple[DictConfig, Path]:
     own = [override for override in overrides if is_hydra_override(override)]
     if own:
         raise UserError(own[0], "does not go with resume", f"leave it out, the run stays in {run_dir}")
-    others = [override for override in overrides if not override.startswith("resume=")]
-    return resumed_config(run_dir, others), run_dir
+    return resumed_config(run_dir, [override for override in overrides if _key(override) != "resume"]), run_dir
 
 
 def _evaluate(options: argparse.Namespace) -> int:
@@ -104,7 +114,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     composed, found = compose_collecting("eval", own)
     check_composed_hydra(composed)
     if _is_hydra_command(options):
-        return _hydra_command("eval", found)
+        return _hydra_command("eval", found, without=others)
     settings = without_hydra(composed)
     validate_evaluation(settings, found)
     from neo_model.engine.checkpoint import read_checkpoint
@@ -112,7 +122,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     config = restore_training_config(read_checkpoint(settings.ckpt)["config"], others)
     preflight(config, training=False)
     config = OmegaConf.merge(OmegaConf.to_container(config), settings)
-    run_dir = _run_dir(composed, own)
+    run_dir = _run_dir(composed, _value_of("hydra.run.dir", own))
     from neo_model.config.jobs import eval_job
 
     eval_job(config, run_dir)
@@ -128,28 +138,35 @@ def choices_of(config: DictConfig) -> dict[str, str]:
 
 
 def _is_evaluation_override(override: str) -> bool:
-    return is_hydra_override(override) or override.lstrip("+~").split("=")[0] in EVALUATION_SETTINGS
+    return is_hydra_override(override) or _key(override) in EVALUATION_SETTINGS
 
 
-def _run_dir(composed: DictConfig, overrides: list[str]) -> Path:
+def _key(override: str) -> str:
+    return override.lstrip("+~").partition("=")[0]
+
+
+def _value_of(key: str, overrides: list[str]) -> Any:
+    """What the overrides give for a key, None if they do not."""
+    values = [override.value() for override in parse_overrides(overrides) if override.key_or_group == key]
+    return values[-1] if values else None
+
+
+def _run_dir(composed: DictConfig, folder: Any) -> Path:
     """The folder that the user named, or a new one beside the earlier runs."""
-    folder = Path(OmegaConf.select(composed, "hydra.run.dir"))
-    if any(override.startswith("hydra.run.dir=") for override in overrides):
-        return chosen_folder(folder)
-    return new_folder(folder.parent)
+    if folder is not None:
+        return chosen_folder(Path(str(folder)))
+    return new_folder(Path(composed.hydra.run.dir).parent)
 
 
 def _is_hydra_command(options: argparse.Namespace) -> bool:
     return bool(options.hydra_help or options.cfg or options.info or options.shell_completion)
 
 
-def _hydra_command(job: str, found: list[UserError]) -> int:
-    """--cfg, --info and the like: Hydra prints and exits by itself."""
+def _hydra_command(job: str, found: list[UserError], without: Iterable[str] = ()) -> int:
+    """--cfg, --info and the like: Hydra reads the command line, without some overrides, prints and exits."""
     import hydra
 
-    from neo_model.config.compose import CONF, VERSION_BASE
-    from neo_model.config.problems import raise_all
-
     raise_all(found)
+    sys.argv = [argument for argument in sys.argv if argument not in without]
     hydra.main(version_base=VERSION_BASE, config_path=str(CONF), config_name=job)(lambda config: None)()
     return 0

@@ -92,7 +92,7 @@ def compose_collecting(
                 kept = [text for text in remaining if text != culprit]
                 found.append(problems.from_hydra(error, _base(name, kept), group_names()))
                 if culprit is None:
-                    raise problems.join(found) from error
+                    problems.raise_all(found)
                 remaining = kept
 
 

@@ -12,20 +12,27 @@ from neo_model.utils import UserError
 MAX_LISTED = 5
 
 
-def join(problems: list[UserError]) -> UserError:
-    """One error that says how many there are and lists the first ones, on one line."""
-    if len(problems) == 1:
-        return problems[0]
-    first, others = problems[0], [str(problem) for problem in problems[1:MAX_LISTED]]
-    more = [f"and {len(problems) - MAX_LISTED} more"] if len(problems) > MAX_LISTED else []
-    return UserError(first.where, first.cause, " | ".join([f"{first.remedy} (1 of {len(problems)} errors)", *others, *more]))
+class UserErrors(UserError):
+    """Several problems as one error on one line: how many, and the first ones in full.
+
+    Args:
+        problems: at least two.
+    """
+
+    def __init__(self, problems: list[UserError]) -> None:
+        first, others = problems[0], [str(problem) for problem in problems[1:MAX_LISTED]]
+        more = [f"and {len(problems) - MAX_LISTED} more"] if len(problems) > MAX_LISTED else []
+        remedy = " | ".join([f"{first.remedy} (1 of {len(problems)} errors)", *others, *more])
+        super().__init__(first.where, first.cause, remedy)
+        self.problems = problems
 
 
-def raise_all(problems: list[UserError]) -> None:
-    """Raise the problems as one ``UserError``, if there are any."""
-    unique = list({str(problem): problem for problem in problems}.values())
+def raise_all(problems: Iterable[UserError]) -> None:
+    """Raise the problems, each once, as one ``UserError``, if there are any."""
+    single = [part for problem in problems for part in getattr(problem, "problems", [problem])]
+    unique = list({str(problem): problem for problem in single}.values())
     if unique:
-        raise join(unique)
+        raise unique[0] if len(unique) == 1 else UserErrors(unique)
 
 
 def unknown_name(name: str, known: Iterable[str], *, where: str, what: str, prefix: str = "") -> UserError:

@@ -8,17 +8,19 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from neo_model.config import schema
-from neo_model.config.compose import CONF, compose_training, parse_overrides
+from neo_model.config.compose import CONF, compose_collecting, parse_overrides
 from neo_model.config.problems import from_hydra, raise_all, unknown_key
 from neo_model.config.validate import validate_training
 from neo_model.utils import UserError
+
+DATA_VIEW = ("resolution", "augment", "fit")
 
 
 def restore_training_config(saved: dict, overrides: list[str] = ()) -> DictConfig:
     """A saved training configuration, changed by overrides and checked.
 
     A group such as ``data/resolution=1280x720`` is composed as for training and replaces what is there; a value
-    such as ``optim.lr=1e-4`` must name an existing key.
+    such as ``optim.lr=1e-4`` must name an existing key. ``data=`` changes the pictures and keeps the resolution.
 
     Args:
         saved: plain unresolved containers, from a checkpoint or config.yaml.
@@ -30,10 +32,8 @@ def restore_training_config(saved: dict, overrides: list[str] = ()) -> DictConfi
     config = OmegaConf.create(saved)
     parsed = parse_overrides(list(overrides))
     groups = [override for override in parsed if (CONF / override.key_or_group).is_dir()]
-    if groups:
-        _replace_groups(config, groups)
+    found = _replace_groups(config, groups)
     OmegaConf.set_struct(config, True)
-    found = []
     for override in parsed:
         if override not in groups and (problem := _set_value(config, override)):
             found.append(problem)
@@ -76,17 +76,22 @@ def _resume_remedy(key: str) -> str:
     return f"a resumed run may change {changeable}; for another {key} start a new run, with weights= if you like"
 
 
-def _replace_groups(config: DictConfig, groups: list[Override]) -> None:
-    """Compose the chosen groups together, and put each one's node where the saved one was."""
+def _replace_groups(config: DictConfig, groups: list[Override]) -> list[UserError]:
+    """Compose the chosen groups together and put each one's node where the saved one was; returns what is wrong."""
     for override in groups:
         if override.is_add() or override.is_delete() or override.package is not None:
             raise UserError(override.input_line, "cannot be added to a saved run", "write GROUP=CHOICE")
-        if not OmegaConf.select(config, override.key_or_group.split("/")[0]):
+        if override.key_or_group.split("/")[0] not in config:
             raise UserError(override.input_line, "is a recipe for whole runs", "give the keys to change instead")
-    composed = compose_training([override.input_line for override in groups])
+    composed, found = compose_collecting("train", [override.input_line for override in groups])
     for override in sorted(groups, key=lambda override: override.key_or_group):
         key = override.key_or_group.replace("/", ".")
-        OmegaConf.update(config, key, OmegaConf.select(composed, key), merge=False)
+        node = OmegaConf.select(composed, key).copy()
+        if key == "data":
+            # What the network sees of other pictures stays as in training unless it is chosen as well.
+            node.update({name: config.data[name] for name in DATA_VIEW if name in config.data})
+        OmegaConf.update(config, key, node, merge=False)
+    return found
 
 
 def _set_value(config: DictConfig, override: Override) -> UserError | None:

@@ -11,7 +11,7 @@ from omegaconf.errors import OmegaConfBaseException
 from neo_model.config import schema
 from neo_model.config.compose import CONF, choices
 from neo_model.config.instantiate import instantiate
-from neo_model.config.problems import join, raise_all, unknown_name
+from neo_model.config.problems import raise_all, unknown_name
 from neo_model.config.targets import TARGET, find_class
 from neo_model.config.values import mismatch, object_class
 from neo_model.utils import UserError
@@ -54,11 +54,14 @@ def preflight(config: DictConfig, *, training: bool = True) -> None:
         UserError: one error that lists everything missing.
     """
     found = []
-    for key, use in (("data", lambda data: data.prepare() if training else data.prepare(training=False)), ("hardware", lambda hardware: None)):
-        try:
-            use(instantiate(config[key], key=key))
-        except UserError as error:
-            found.append(error)
+    try:
+        instantiate(config.data, key="data").prepare(training=training)
+    except UserError as error:
+        found.append(error)
+    try:
+        instantiate(config.hardware, key="hardware")
+    except UserError as error:
+        found.append(error)
     raise_all(found)
 
 
@@ -80,7 +83,8 @@ def _resolved(config: DictConfig, found: Iterable[UserError]) -> tuple[dict, lis
     except OmegaConfBaseException as error:
         where = str(error.full_key or "configuration")
         unresolved = UserError(where, str(error).splitlines()[0], "correct it, or set the environment variable it names")
-        raise join([*found, *absent, unresolved]) from error
+        raise_all([*found, *absent, unresolved])
+        raise
 
 
 def _missing_keys(prefix: str, plain: dict) -> list[str]:
