@@ -16,8 +16,6 @@ from typing import Literal
 import cv2
 import numpy as np
 
-from neo_model.utils import NonNegativeInt
-
 log = logging.getLogger(__name__)
 _report_thread_exception = threading.excepthook
 
@@ -77,16 +75,11 @@ class MetricsFile:
 
 
 class Logger:
-    """One place more for figures and pictures; a failure switches it off with one warning.
-
-    Args:
-        pictures: how many pictures of one tag it keeps at a step; the caller need not draw more.
-    """
+    """One place more for figures and pictures; a failure switches it off with one warning."""
 
     name = "logger"
 
-    def __init__(self, *, pictures: NonNegativeInt = 8) -> None:
-        self.pictures = pictures
+    def __init__(self) -> None:
         self._active = False
 
     def start(self, run_dir: str | Path, config: dict, resume_step: int | None = None) -> None:
@@ -105,8 +98,8 @@ class Logger:
         self._guarded(self._scalars, step, {"epoch": _number(epoch)} | {k: float(v) for k, v in values.items()})
 
     def images(self, step: int, tag: str, images: list[np.ndarray]) -> None:
-        """Record the first ``pictures`` of these, each uint8 [H, W, 3] RGB and of any size, under one name."""
-        self._guarded(self._images, step, tag, images[: self.pictures])
+        """Record pictures, each uint8 [H, W, 3] RGB and of any size, under one name."""
+        self._guarded(self._images, step, tag, images)
 
     def close(self) -> None:
         """Write out what is waiting; calling it twice does no harm."""
@@ -140,16 +133,12 @@ class Logger:
 
 
 class TensorBoardLogger(Logger):
-    """Event files in the run's ``tensorboard`` folder; a resumed run hides the points it is going to write again.
-
-    Args:
-        pictures: how many pictures of one tag it keeps at a step.
-    """
+    """Event files in the run's ``tensorboard`` folder; a resumed run hides the points it is going to write again."""
 
     name = "TensorBoard"
 
-    def __init__(self, *, pictures: NonNegativeInt = 8) -> None:
-        super().__init__(pictures=pictures)
+    def __init__(self) -> None:
+        super().__init__()
         self._writer = None
 
     def _start(self, run_dir: Path, config: dict, resume_step: int | None) -> None:
@@ -185,19 +174,12 @@ class WandbLogger(Logger):
         project: name of the W&B project.
         mode: online, offline (``wandb sync`` uploads it later) or disabled; the variable ``WANDB_MODE`` is obeyed when
             it is set, for machines without a network.
-        pictures: how many pictures of one tag it keeps at a step.
     """
 
     name = "W&B"
 
-    def __init__(
-        self,
-        *,
-        project: str,
-        mode: Literal["online", "offline", "disabled"] = "online",
-        pictures: NonNegativeInt = 8,
-    ) -> None:
-        super().__init__(pictures=pictures)
+    def __init__(self, *, project: str, mode: Literal["online", "offline", "disabled"] = "online") -> None:
+        super().__init__()
         self._project, self._mode = project, os.environ.get("WANDB_MODE", mode)
         self._run = None
 

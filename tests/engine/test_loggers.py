@@ -79,10 +79,10 @@ def read_tensorboard(run_dir):
 
 
 def test_tensorboard_holds_scalars_pictures_and_the_configuration(tmp_path):
-    logger = TensorBoardLogger(pictures=2)
+    logger = TensorBoardLogger()
     logger.start(tmp_path, CONFIG)
     logger.scalars(3, 0.5, {"train/loss": torch.tensor(1.5), "val/AP": math.nan})
-    logger.images(3, "val/pictures", [np.full((36, 64, 3), (255, 0, 0), np.uint8)] * 3)
+    logger.images(3, "val/pictures", [np.full((36, 64, 3), (255, 0, 0), np.uint8)] * 2)
     logger.close()
     logger.close()
     events = read_tensorboard(tmp_path)
