@@ -1,0 +1,198 @@
+"""A trained detector on images: a checkpoint in, boxes in pixels of each image out."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from neo_model.data.image_files import DECODING
+from neo_model.data.transforms import FITS, Fit, render
+from neo_model.engine.checkpoint import averaged_weights, model_node, read_checkpoint
+from neo_model.engine.evaluation_loop import EvaluationPlan, detect
+from neo_model.engine.hardware import Hardware
+from neo_model.utils import UserError
+
+Image = np.ndarray | str | Path
+
+
+@dataclass(frozen=True)
+class Detections:
+    """What was found in one image, the highest score first.
+
+    Attributes:
+        boxes: float32 [n, 4], xyxy in pixels of the source image, inside it.
+        scores: float32 [n] in 0..1.
+        labels: int64 [n], index of the class.
+        class_names: the name of each detection's class [n].
+    """
+
+    boxes: Tensor
+    scores: Tensor
+    labels: Tensor
+    class_names: list[str]
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+
+def load_detector(
+    path: str | Path, device: str = "cpu", *, precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+) -> "Detector":
+    """A detector from a checkpoint of training, with the averaged weights where there are any.
+
+    Args:
+        path: ``best.pt`` or ``last.pt`` of a run.
+        device: ``cpu``, ``cuda`` or ``cuda:N``.
+        precision: of the network; evaluation uses that of its hardware configuration.
+
+    Raises:
+        UserError: the file is missing, damaged or no checkpoint of ours, or there is no such device.
+    """
+    # The configuration is the one part that needs Hydra: imported here, a `Detector` built by hand does without.
+    from neo_model.config.build import build_model_from_config
+    from neo_model.config.instantiate import instantiate
+
+    hardware = Hardware(device=_checked_device(device), precision=precision)
+    checkpoint = read_checkpoint(path)
+    names = checkpoint["classes"]["names"]
+    try:
+        config = _without_interpolations(checkpoint["config"])
+        model = build_model_from_config(model_node(config), num_classes=len(names))
+        resolution = instantiate(config["data"]["resolution"], key="data.resolution")
+        plan, fit = instantiate(config["evaluation"], key="evaluation"), config["data"]["fit"]
+    except (KeyError, TypeError) as error:
+        raise UserError(str(path), f"its configuration is incomplete ({error})", "give one of train.py") from error
+    try:
+        model.load_state_dict(averaged_weights(checkpoint))
+    except RuntimeError as error:
+        raise UserError(str(path), "its weights do not fit its configuration", "use an unchanged checkpoint") from error
+    return Detector(
+        model=model, class_names=names, size_wh=resolution.size, fit=fit, plan=plan, hardware=hardware
+    )
+
+
+class Detector:
+    """A model with all that it takes to use it on images. Images are placed as in training, boxes mapped back.
+
+    Args:
+        model: a trained `RTDETR`.
+        class_names: by label.
+        size_wh: width and height of the network's input in pixels.
+        fit: how an image of another shape fills the input.
+        plan: NMS and number of detections of the evaluation.
+        hardware: device and precision.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: nn.Module,
+        class_names: list[str],
+        size_wh: tuple[int, int],
+        fit: Fit,
+        plan: EvaluationPlan,
+        hardware: Hardware,
+    ) -> None:
+        self.class_names, self.size_wh, self.fit = list(class_names), size_wh, fit
+        self.plan, self.hardware = plan, hardware
+        self.model = hardware.place_model(model).eval().requires_grad_(False)
+
+    def predict(
+        self, images: Image | Sequence[Image], *, conf_threshold: float = 0.3, batch_size: int = 8
+    ) -> Detections | list[Detections]:
+        """Find objects.
+
+        Args:
+            images: one image or a list of them. An image is an RGB uint8 array [H, W, 3] (OpenCV reads BGR: turn it
+                with ``image[..., ::-1]``) or the path of a file. As in training, a file's EXIF orientation is ignored.
+            conf_threshold: detections with a lower score are left out, 0 to 1.
+            batch_size: images in a forward pass.
+
+        Returns:
+            `Detections` for one image, a list of them in the same order for a list.
+
+        Raises:
+            UserError: a file is missing or no image, an array is not an RGB uint8 image, ``conf_threshold`` is not
+                between 0 and 1, or the network's output is not finite.
+        """
+        if not 0 <= conf_threshold <= 1:
+            raise UserError("conf_threshold", f"{conf_threshold} is not between 0 and 1", "give a score such as 0.3")
+        plan = replace(self.plan, conf_threshold=conf_threshold)
+        if isinstance(images, np.ndarray | str | Path):
+            return self._predict_batch([images], first=0, plan=plan)[0]
+        found: list[Detections] = []
+        for first in range(0, len(images), batch_size):
+            found += self._predict_batch(images[first : first + batch_size], first=first, plan=plan)
+        return found
+
+    def _predict_batch(self, images: Sequence[Image], *, first: int, plan: EvaluationPlan) -> list[Detections]:
+        inputs, targets = [], []
+        for index, image in enumerate(images, start=first):
+            pixels = _pixels(image, name=f"image {index}")
+            source_wh = pixels.shape[1], pixels.shape[0]
+            placement = FITS[self.fit](source_wh, self.size_wh)
+            inputs.append(render(pixels, placement, self.size_wh))
+            targets.append({"image_id": index, "affine": placement.affine, "source_wh": source_wh})
+        found = detect(self.model, torch.stack(inputs), targets, plan, self.hardware)
+        for detections in found:
+            if not (detections.scores.isfinite().all() and detections.boxes_xyxy.isfinite().all()):
+                raise UserError(
+                    f"image {detections.image_id}", "the network's output is not finite", "use precision='fp32'"
+                )
+        return [
+            Detections(d.boxes_xyxy, d.scores, d.labels, [self.class_names[label] for label in d.labels.tolist()])
+            for d in found
+        ]
+
+
+def _checked_device(device: str) -> str:
+    """``device``, if this machine has it."""
+    try:
+        wanted = torch.device(device)
+    except RuntimeError as error:
+        raise UserError("device", f"{device!r} is no device", "use 'cpu' or 'cuda'") from error
+    counts = {"cpu": 1, "cuda": torch.cuda.device_count()}
+    if (wanted.index or 0) >= counts.get(wanted.type, 0):
+        raise UserError("device", f"there is no {device!r} here", "use 'cpu'")
+    return device
+
+
+def _without_interpolations(config: dict) -> dict:
+    """The configuration with references such as ``${model.encoder_dim}`` resolved where prediction reads them.
+
+    Only then is all of it resolved: data paths from the environment of the training machine need not exist here.
+    """
+    read = [config["model"], config["data"]["resolution"], config["data"]["fit"], config["evaluation"]]
+    if "${" not in repr(read):
+        return config
+    from neo_model.config.restore import restore_training_config
+
+    return restore_training_config(config)
+
+
+def _pixels(image: Image, *, name: str) -> np.ndarray:
+    """RGB uint8 [H, W, 3] from an array or a file, decoded as in training."""
+    if isinstance(image, str | Path):
+        return _decoded(Path(image))
+    if not isinstance(image, np.ndarray):
+        raise UserError(name, f"is a {type(image).__name__}", "give a path or an RGB uint8 array [H, W, 3]")
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+        shown = f"{image.dtype} {list(image.shape)}"
+        raise UserError(name, f"is an array of {shown}", "give an RGB uint8 array [H, W, 3]")
+    return np.ascontiguousarray(image)
+
+
+def _decoded(path: Path) -> np.ndarray:
+    try:
+        image = cv2.imdecode(np.fromfile(path, np.uint8), DECODING)
+    except (OSError, cv2.error) as error:
+        cause = getattr(error, "strerror", None) or "no image in it, or a forged size"
+        raise UserError(path, f"image cannot be read ({cause})", "give the path of an image file") from None
+    if image is None:
+        raise UserError(path, "is not an image that can be decoded", "give a JPEG, PNG or other image file")
+    return image
