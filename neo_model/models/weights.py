@@ -1,7 +1,6 @@
 """Reading published and own weight files into a model, with an account of what was and was not loaded."""
 
 import logging
-import pickle
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -102,7 +101,9 @@ def read_tensors(path: str | Path) -> dict:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (FileNotFoundError, IsADirectoryError) as error:
         raise UserError(str(path), "there is no such file", "give the path of a .pt or .pth file") from error
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, AttributeError) as error:
+    except OSError as error:
+        raise UserError(str(path), f"cannot be read ({error.strerror or error})", "check the file") from error
+    except Exception as error:  # torch's unpickler raises almost anything on a damaged file: no list is complete
         raise UserError(
             str(path), "is not a plain weight file (damaged, or it holds objects other than tensors)",
             "give a file of tensors; nothing else is ever unpickled",

@@ -3,12 +3,12 @@
 from typing import Literal
 from urllib.error import URLError
 
-import torch
 from torch import Tensor, nn
 from torchvision.models import get_model, get_model_weights
 from torchvision.models._utils import IntermediateLayerGetter
 
 from neo_model.models.layers import FrozenBatchNorm2d
+from neo_model.models.weights import read_tensors
 from neo_model.utils import UserError
 
 
@@ -78,10 +78,9 @@ def _load(name: str, weights: str | None) -> nn.Module:
                 "or model.backbone.weights=null for random weights",
             ) from error
     model = get_model(name, weights=None)
+    state = read_tensors(weights)
     try:
-        model.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
-    except FileNotFoundError as error:
-        raise UserError(f"model.backbone.weights={weights}", "there is no such file", "give a state dict's path") from error
+        model.load_state_dict(state)
     except RuntimeError as error:
         raise UserError(
             f"model.backbone.weights={weights}", f"does not fit torchvision's {name}", "give the matching file"

@@ -1,0 +1,47 @@
+"""A detector small enough for tests, and targets for it."""
+
+import pytest
+import torch
+
+from neo_model.models import RTDETR, ResNetVD
+
+SMALL = {
+    "encoder_dim": 32,
+    "encoder_feedforward_dim": 64,
+    "decoder_dim": 32,
+    "decoder_feedforward_dim": 64,
+    "num_decoder_layers": 2,
+    "num_heads": 4,
+    "num_queries": 20,
+    "num_denoising": 10,
+}
+
+
+@pytest.fixture
+def make_model():
+    """Builds a small `RTDETR` with the same weights each time; keywords replace its arguments or the backbone's."""
+
+    def make(*, num_classes: int = 3, seed: int = 0, **options) -> RTDETR:
+        torch.manual_seed(seed)
+        frozen = {name: options.pop(name) for name in ("freeze_stem", "freeze_norm") if name in options}
+        backbone = options.pop("backbone", None) or ResNetVD(depth=10, width=8, **frozen)
+        return RTDETR(backbone=backbone, num_classes=num_classes, **{**SMALL, **options})
+
+    return make
+
+
+@pytest.fixture
+def make_targets():
+    """Random targets: one image for each count of boxes."""
+
+    def make(*counts: int, num_classes: int = 3, seed: int = 0) -> list[dict[str, torch.Tensor]]:
+        generator = torch.Generator().manual_seed(seed)
+        targets = []
+        for count in counts:
+            size = torch.rand(count, 2, generator=generator) * 0.3 + 0.05
+            centre = torch.rand(count, 2, generator=generator) * (1 - size) + size / 2
+            labels = torch.randint(num_classes, (count,), generator=generator)
+            targets.append({"labels": labels, "boxes": torch.cat((centre, size), dim=1)})
+        return targets
+
+    return make

@@ -1,0 +1,187 @@
+"""What a training forward and backward pass does: gradients everywhere, frozen parts frozen, no surprises."""
+
+import copy
+
+import pytest
+import torch
+
+from neo_model.losses import Criterion, HungarianMatcher
+from neo_model.models import ResNetVD, TorchvisionResNet
+from neo_model.models.layers import FrozenBatchNorm2d
+
+
+def total_loss(model, images, targets, num_classes=3) -> torch.Tensor:
+    outputs = model(images, targets)
+    return sum(Criterion(num_classes=num_classes, matcher=HungarianMatcher())(outputs, targets).values())
+
+
+def assert_every_parameter_learns(model, *, may_be_zero: bool = False) -> None:
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            assert parameter.grad is not None, f"{name} has no gradient"
+            assert parameter.grad.isfinite().all(), f"{name} has a gradient that is not finite"
+            assert may_be_zero or parameter.grad.any(), f"{name} has no gradient but zero"
+
+
+def warm(model) -> None:
+    """Box heads start at zero, which stops the gradient of the layers before: past the first step they are not."""
+    for head in (model.decoder.enc_bbox_head, *model.decoder.dec_bbox_head):
+        torch.nn.init.normal_(head.layers[-1].weight, std=0.1)
+
+
+@pytest.mark.parametrize("backbone", ["vd", "torchvision"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, None])
+def test_every_trainable_parameter_has_a_finite_gradient(make_model, make_targets, backbone, dtype):
+    model = make_model(backbone=TorchvisionResNet(name="resnet18") if backbone == "torchvision" else None).train()
+    warm(model)
+    images, targets = torch.rand(2, 3, 96, 160), make_targets(3, 1)
+    with torch.autocast("cpu", dtype=dtype or torch.bfloat16, enabled=dtype is not None):
+        outputs = model(images, targets)
+    assert outputs["pred_boxes"].dtype == torch.float32
+    losses = Criterion(num_classes=3, matcher=HungarianMatcher())(outputs, targets)
+    loss = sum(losses.values())
+    assert loss.isfinite()
+    loss.backward()
+    assert_every_parameter_learns(model)
+
+
+def test_mixed_precision_gradients_are_those_of_float32(make_model, make_targets):
+    images, targets = torch.rand(2, 3, 96, 160), make_targets(3, 1)
+    gradients = []
+    for dtype in (None, torch.bfloat16):
+        model = make_model(num_denoising=0).train()
+        warm(model)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype is not None):
+            outputs = model(images, targets)
+        sum(Criterion(num_classes=3, matcher=HungarianMatcher())(outputs, targets).values()).backward()
+        gradients.append(model.decoder.enc_score_head.weight.grad.flatten())
+    assert torch.cosine_similarity(*gradients, dim=0) > 0.98
+
+
+def test_a_batch_without_any_box_runs_the_same_graph(make_model, make_targets):
+    model = make_model().train()
+    loss = total_loss(model, torch.rand(2, 3, 64, 96), make_targets(0, 0))
+    assert loss.isfinite() and loss > 0
+    loss.backward()
+    assert_every_parameter_learns(model, may_be_zero=True)
+
+
+@pytest.mark.parametrize("num_denoising", [0, 10])
+def test_an_image_without_boxes_beside_one_with_boxes(make_model, make_targets, num_denoising):
+    model = make_model(num_denoising=num_denoising).train()
+    loss = total_loss(model, torch.rand(2, 3, 64, 96), make_targets(0, 4))
+    loss.backward()
+    assert loss.isfinite()
+    assert_every_parameter_learns(model, may_be_zero=True)
+
+
+@pytest.mark.parametrize(("count", "num_queries", "num_denoising_queries"), [(700, 20, 40), (130, 150, 260)])
+def test_crowded_images_train_and_denoise_no_more_than_the_queries(
+    make_model, make_targets, count, num_queries, num_denoising_queries
+):
+    model = make_model(num_queries=num_queries).train()
+    warm(model)
+    images, targets = torch.rand(2, 3, 96, 160), make_targets(count, 1)
+    outputs = model(images, targets)
+    assert outputs["dn_aux_outputs"][0]["pred_logits"].shape[1] == num_denoising_queries
+    losses = Criterion(num_classes=3, matcher=HungarianMatcher())(outputs, targets)
+    assert all(loss.isfinite() for loss in losses.values())
+    sum(losses.values()).backward()
+    assert_every_parameter_learns(model)
+
+
+def test_what_denoising_sees_does_not_reach_the_matching_queries(make_model, make_targets):
+    model = make_model().train()
+    images = torch.rand(2, 3, 64, 96)
+    without = model(images, None)
+    for targets in (make_targets(3, 1), make_targets(2, 6, seed=1)):
+        outputs = model(images, targets)
+        torch.testing.assert_close(outputs["pred_logits"], without["pred_logits"], atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(outputs["pred_boxes"], without["pred_boxes"], atol=1e-5, rtol=1e-4)
+    assert "dn_aux_outputs" not in without
+
+
+def test_denoising_can_be_turned_off_and_its_embedding_with_it(make_model, make_targets):
+    model = make_model(num_denoising=0).train()
+    assert "dn_aux_outputs" not in model(torch.rand(1, 3, 64, 96), make_targets(2))
+    assert not any("denoising" in name for name, _ in model.named_parameters())
+
+
+def test_evaluation_stops_at_its_layer(make_model):
+    long, short = make_model(num_decoder_layers=3, eval_decoder_layer=1), make_model(num_decoder_layers=2)
+    warm(long)
+    left_over = short.load_state_dict(long.state_dict(), strict=False)
+    assert not left_over.missing_keys and all(".2." in key for key in left_over.unexpected_keys)
+    images = torch.rand(1, 3, 64, 96)
+    with torch.no_grad():
+        outputs = long.eval()(images)
+        torch.testing.assert_close(outputs, short.eval()(images))
+    assert len(long.train()(images)["aux_outputs"]) == 3  # two layers and the encoder's selection
+
+
+def test_an_evaluation_layer_that_is_not_there_is_refused(make_model):
+    with pytest.raises(ValueError, match="eval_decoder_layer=2"):
+        make_model(num_decoder_layers=2, eval_decoder_layer=2)
+
+
+def test_the_same_seed_gives_the_same_outputs_and_gradients(make_model, make_targets):
+    images, results = torch.rand(2, 3, 64, 96), []
+    for _ in range(2):
+        model = make_model().train()
+        loss = total_loss(model, images, make_targets(3, 1))
+        loss.backward()
+        results.append([loss, *(p.grad for p in model.parameters())])
+    torch.testing.assert_close(*results, atol=0, rtol=0)
+
+
+def train_a_step(model, targets) -> dict[str, torch.Tensor]:
+    """Take a step; returns the state before it."""
+    before = copy.deepcopy(model.state_dict())
+    model.train()
+    total_loss(model, torch.rand(2, 3, 64, 96), targets).backward()
+    torch.optim.SGD((p for p in model.parameters() if p.requires_grad), lr=0.1, weight_decay=0.1).step()
+    return before
+
+
+FROZEN_BACKBONES = {
+    "vd": lambda **frozen: ResNetVD(depth=10, width=8, **frozen),
+    "torchvision": lambda **frozen: TorchvisionResNet(name="resnet18", **frozen),
+}
+STEMS = {"vd": ("backbone.conv1.",), "torchvision": ("backbone.body.conv1.", "backbone.body.bn1.")}
+
+
+@pytest.mark.parametrize("kind", FROZEN_BACKBONES)
+def test_frozen_stem_and_norms_stay_as_they_are_in_training(make_model, make_targets, kind):
+    backbone = FROZEN_BACKBONES[kind](freeze_stem=True, freeze_norm=True)
+    norms = [module for module in backbone.modules() if isinstance(module, FrozenBatchNorm2d)]
+    assert norms and not any(isinstance(module, torch.nn.BatchNorm2d) for module in backbone.modules())
+    for norm in norms:
+        norm.running_mean.normal_()
+    model = make_model(backbone=backbone)
+    before = train_a_step(model, make_targets(2, 1))
+    norm_names = [name for name, module in model.named_modules() if isinstance(module, FrozenBatchNorm2d)]
+    frozen = (*STEMS[kind], *(f"{name}." for name in norm_names))
+    changed = [name for name, value in model.state_dict().items() if not value.equal(before[name])]
+    assert not [name for name in changed if name.startswith(frozen)]
+    rest = [name for name, _ in model.named_parameters() if name.startswith("backbone") and not name.startswith(frozen)]
+    assert rest and set(rest) <= set(changed)
+
+
+@pytest.mark.parametrize("kind", FROZEN_BACKBONES)
+def test_without_freezing_stem_and_norms_learn(make_model, make_targets, kind):
+    model = make_model(backbone=FROZEN_BACKBONES[kind]())
+    before = train_a_step(model, make_targets(2, 1))
+    names = [name for name in before if name.startswith("backbone")]
+    unchanged = [name for name in names if model.state_dict()[name].equal(before[name])]
+    assert any("running_mean" in name for name in names) and not unchanged
+
+
+def test_a_frozen_norm_computes_what_batch_norm_does_in_evaluation():
+    norm, frozen = torch.nn.BatchNorm2d(5).eval(), FrozenBatchNorm2d(5)
+    for tensor in (norm.weight, norm.bias, norm.running_mean):
+        torch.nn.init.normal_(tensor)
+    norm.running_var.uniform_(0.5, 2)
+    frozen.load_state_dict({k: v for k, v in norm.state_dict().items() if k != "num_batches_tracked"})
+    x = torch.randn(2, 5, 3, 4)
+    torch.testing.assert_close(frozen.train()(x), norm(x))
+    assert frozen(x.bfloat16()).dtype == torch.bfloat16
