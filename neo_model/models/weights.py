@@ -120,7 +120,8 @@ def unwrap(content: dict) -> dict[str, Tensor]:
             inner = content[key]
             content = inner.get("module", inner)
             break
-    return {k.removeprefix("module."): v for k, v in content.items() if isinstance(v, Tensor)}
+    tensors = {k: v for k, v in content.items() if isinstance(k, str) and isinstance(v, Tensor)}
+    return {k.removeprefix("module."): v for k, v in tensors.items()}
 
 
 def canonical_names(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -1,0 +1,44 @@
+"""Every model of the configuration builds, has the published size and runs."""
+
+import pytest
+import torch
+
+import neo_model
+from neo_model.config.compose import choices
+from neo_model.utils import UserError
+
+# Millions of parameters with 80 classes, as published (the tiny one is ours).
+MILLIONS = {"rtdetr_r18": 20, "rtdetr_r34": 31, "rtdetr_r50": 43, "rtdetr_r50_m": 37, "rtdetr_r101": 77, "tiny": 1}
+
+
+@pytest.mark.parametrize("name", choices("model"))
+def test_each_model_runs_and_has_its_size(name):
+    model = neo_model.build_model(name, num_classes=80).eval()
+    assert round(sum(p.numel() for p in model.parameters()) / 1e6) == MILLIONS[name]
+    with torch.inference_mode():
+        outputs = model(torch.zeros(1, 3, 72, 128, dtype=torch.uint8))
+    assert outputs["pred_logits"].shape[2] == 80
+    assert outputs["pred_boxes"].isfinite().all()
+
+
+def test_published_freezing():
+    small, large = (neo_model.build_model(name, num_classes=2).backbone for name in ("rtdetr_r18", "rtdetr_r50"))
+    assert all(p.requires_grad for p in small.parameters())
+    assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in large.modules())
+    assert not any(p.requires_grad for p in large.conv1.parameters())
+    assert all(p.requires_grad for p in large.res_layers.parameters())
+
+
+def test_r50_m_trains_six_layers_and_predicts_with_the_third():
+    decoder = neo_model.build_model("rtdetr_r50_m", num_classes=2).decoder
+    assert (len(decoder.dec_score_head), decoder.eval_layer) == (6, 2)
+
+
+def test_an_unknown_model_is_refused_with_the_nearest_name():
+    with pytest.raises(UserError, match="rtdetr_r50"):
+        neo_model.build_model("rtdetr_r5", num_classes=2)
+
+
+def test_the_criterion_of_the_configuration_is_for_the_given_classes():
+    criterion = neo_model.build_criterion(num_classes=7)
+    assert (criterion.num_classes, criterion.bbox_weight, criterion.matcher.class_cost) == (7, 5.0, 2.0)

@@ -1,0 +1,79 @@
+"""torchvision's backbones: where their weights come from and what happens without."""
+
+from urllib.error import URLError
+
+import pytest
+import torch
+from torchvision.models import get_model
+
+from neo_model.models import TorchvisionResNet
+from neo_model.models.layers import FrozenBatchNorm2d
+from neo_model.utils import UserError
+
+
+@pytest.fixture
+def resnet18():
+    """A torchvision model with statistics that are not the fresh ones."""
+    torch.manual_seed(0)
+    model = get_model("resnet18", weights=None)
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.normal_(std=0.1)
+            module.running_var.uniform_(0.5, 1.5)
+            torch.nn.init.uniform_(module.weight, 0.5, 1.5)
+    return model.eval()
+
+
+@pytest.fixture
+def weights(resnet18, tmp_path) -> str:
+    torch.save(resnet18.state_dict(), tmp_path / "resnet18.pth")
+    return str(tmp_path / "resnet18.pth")
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_local_weights_give_torchvisions_own_features_frozen_or_not(resnet18, weights, frozen):
+    backbone = TorchvisionResNet(name="resnet18", weights=weights, freeze_norm=frozen, freeze_stem=frozen).eval()
+    x = torch.rand(1, 3, 64, 96)
+    expected = resnet18.maxpool(resnet18.relu(resnet18.bn1(resnet18.conv1(x))))
+    maps = []
+    for stage in (resnet18.layer1, resnet18.layer2, resnet18.layer3, resnet18.layer4):
+        expected = stage(expected)
+        maps.append(expected)
+    torch.testing.assert_close(backbone(x), maps[1:], atol=1e-4, rtol=1e-4)
+    assert any(isinstance(module, FrozenBatchNorm2d) for module in backbone.modules()) == frozen
+
+
+def test_imagenet_weights_are_fetched_through_torchvision(resnet18, monkeypatch):
+    asked = []
+
+    def fetch(url, **options):
+        asked.append(url)
+        return resnet18.state_dict()
+
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", fetch)
+    backbone = TorchvisionResNet(name="resnet18", weights="imagenet")
+    assert asked[0].startswith("https://download.pytorch.org/models/resnet18")
+    torch.testing.assert_close(backbone.body["conv1"].weight, resnet18.conv1.weight)
+
+
+@pytest.mark.parametrize("error", [URLError("no route to host"), OSError("no route to host")])
+def test_unreachable_weights_are_one_line_that_says_what_to_do(monkeypatch, error):
+    def fail(url, **options):
+        raise error
+
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", fail)
+    with pytest.raises(UserError) as caught:
+        TorchvisionResNet(name="resnet50", weights="imagenet")
+    message = str(caught.value)
+    assert "\n" not in message and "no route to host" in message
+    assert "https://download.pytorch.org/models/resnet50" in message
+    assert "model.backbone.weights=FILE" in message
+
+
+def test_files_that_do_not_fit_or_are_none(weights, tmp_path):
+    with pytest.raises(UserError, match="does not fit torchvision's resnet50"):
+        TorchvisionResNet(name="resnet50", weights=weights)
+    (tmp_path / "text.pth").write_text("no weights")
+    for name, cause in (("text.pth", "not a plain weight file"), ("missing.pth", "no such file")):
+        with pytest.raises(UserError, match=f"{name}: .*{cause}"):
+            TorchvisionResNet(name="resnet18", weights=str(tmp_path / name))
