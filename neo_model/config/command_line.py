@@ -3,12 +3,12 @@
 import argparse
 import sys
 import traceback
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from hydra._internal.utils import get_args_parser
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from neo_model.config.compose import CONF, VERSION_BASE, compose_collecting, parse_overrides, without_hydra
 from neo_model.config.hydra_guard import check_composed_hydra, is_hydra_override, permitted_overrides
@@ -16,7 +16,6 @@ from neo_model.config.manual import manual
 from neo_model.config.problems import raise_all
 from neo_model.config.run_dir import check_unused, chosen_folder, new_folder
 from neo_model.config.schema import EVALUATION_SETTINGS
-from neo_model.config.targets import TARGET
 from neo_model.utils import UserError
 
 USER_ERROR, INTERRUPTED = 2, 130
@@ -62,45 +61,46 @@ def _refuse_option(message: str) -> None:
 
 def _train(options: argparse.Namespace) -> int:
     from neo_model.config.sweep import run_sweep
-    from neo_model.config.validate import preflight, validate_training
+    from neo_model.config.validate import check_files, preflight, validate_training
 
     if options.multirun:
         return run_sweep(options.overrides, options.config_dir)
     resumed = _value_of("resume", options.overrides)
     if resumed is not None:
-        config, run_dir = _resumed(options.overrides, Path(str(resumed)))
-        preflight(config)
-        return _start_training(config, run_dir)
+        return _resume(options.overrides, Path(str(resumed)))
     composed, found = compose_collecting("train", options.overrides, config_dir=options.config_dir)
     check_composed_hydra(composed)
     if _is_hydra_command(options):
         return _hydra_command("train", found)
     config = without_hydra(composed)
-    if config.resume is not None:
-        found.append(UserError("resume", "is set in a file", "give resume=RUN_DIR on the command line"))
-    validate_training(config, found)
     folder = _value_of("hydra.run.dir", options.overrides)
     if folder is not None:
         check_unused(Path(str(folder)))
+    if not found:
+        check_files(config)
+    validate_training(config, found)
     preflight(config)
-    return _start_training(config, _run_dir(composed, folder))
+    return _start_training(config, lambda: _run_dir(composed, folder))
 
 
-def _start_training(config: DictConfig, run_dir: Path) -> int:
+def _start_training(config: DictConfig, open_folder: Callable[[], Path]) -> int:
     from neo_model.config.jobs import train_job
 
-    train_job(config, run_dir)
+    train_job(config, open_folder)
     return 0
 
 
-def _resumed(overrides: list[str], run_dir: Path) -> tuple[DictConfig, Path]:
-    """The configuration to go on with, and the run's own folder."""
+def _resume(overrides: list[str], run_dir: Path) -> int:
+    """Go on in the run's own folder."""
     from neo_model.config.restore import resumed_config
+    from neo_model.config.validate import preflight
 
     own = [override for override in overrides if is_hydra_override(override)]
     if own:
         raise UserError(own[0], "does not go with resume", f"leave it out, the run stays in {run_dir}")
-    return resumed_config(run_dir, [override for override in overrides if _key(override) != "resume"]), run_dir
+    config = resumed_config(run_dir, [override for override in overrides if _key(override) != "resume"])
+    preflight(config)
+    return _start_training(config, lambda: run_dir)
 
 
 def _evaluate(options: argparse.Namespace) -> int:
@@ -119,22 +119,13 @@ def _evaluate(options: argparse.Namespace) -> int:
     validate_evaluation(settings, found)
     from neo_model.engine.checkpoint import read_checkpoint
 
-    config = restore_training_config(read_checkpoint(settings.ckpt)["config"], others)
-    preflight(config, training=False)
-    config = OmegaConf.merge(OmegaConf.to_container(config), settings)
-    run_dir = _run_dir(composed, _value_of("hydra.run.dir", own))
+    checkpoint = read_checkpoint(settings.ckpt)
+    config = restore_training_config(checkpoint["config"], others, further_keys=EVALUATION_SETTINGS)
+    preflight(config, training=config.overfit > 0)
     from neo_model.config.jobs import eval_job
 
-    eval_job(config, run_dir)
+    eval_job(checkpoint, config, settings, lambda: _run_dir(composed, _value_of("hydra.run.dir", own)))
     return 0
-
-
-def choices_of(config: DictConfig) -> dict[str, str]:
-    """What a configuration trains on what, in a few words each: ``{"model": "ResNetVD 18", "data": "coco"}``."""
-    backbone = config.model.backbone
-    kind = backbone[TARGET].rpartition(".")[2]
-    name = config.data.get("name") or config.data[TARGET].rpartition(".")[2].removesuffix("Data").lower()
-    return {"model": f"{kind} {backbone.get('depth') or backbone.get('name')}", "data": name}
 
 
 def _is_evaluation_override(override: str) -> bool:

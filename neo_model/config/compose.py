@@ -101,7 +101,7 @@ def _without_odd_choices(overrides: list[str]) -> tuple[list[str], list[UserErro
     remaining, found = [], []
     for override in parse_overrides(overrides):
         group, value = override.key_or_group, override.value()
-        if (CONF / group).is_dir() and isinstance(value, int | float) and not override.is_sweep_override():
+        if is_group(group) and isinstance(value, int | float) and not override.is_sweep_override():
             name = str(value)
             found.append(problems.unknown_name(name, choices(group), where=f"{group}={name}", what="choice"))
         else:
@@ -129,6 +129,11 @@ def choices(group: str) -> list[str]:
 def _by_numbers(name: str) -> list[tuple[int, str]]:
     """Sorting key that puts 480x270 before 1280x720, and text after numbers."""
     return [(int(part), "") if part.isdigit() else (sys.maxsize, part) for part in re.findall(r"\d+|\D+", name)]
+
+
+def is_group(key: str) -> bool:
+    """Whether a key of an override stands for a group of choices."""
+    return key == "experiments" or (CONF / key).is_dir()
 
 
 def group_names() -> list[str]:

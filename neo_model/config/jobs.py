@@ -1,115 +1,132 @@
 """The two jobs of the command line, from a checked configuration to finished files."""
 
+import dataclasses
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from logging.handlers import MemoryHandler
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
+from torch import nn
+from tqdm import tqdm
 
 from neo_model.config.build import build_model_from_config
 from neo_model.config.instantiate import instantiate
+from neo_model.config.targets import TARGET
+from neo_model.data import DetectionData
+from neo_model.engine import EvaluationPlan, Runner, RunSettings, evaluate
+from neo_model.engine.checkpoint import averaged_weights, check_classes, model_node
+from neo_model.engine.console import ConsoleHandler
+from neo_model.evaluation import CocoEvaluator, class_table, metrics_json, summary_table
+from neo_model.models import load_weights
 from neo_model.utils import UserError
+from neo_model.utils.seeding import seed_everything
 
 log = logging.getLogger("neo_model")
 
 
-def train_job(config: DictConfig, run_dir: Path) -> float:
-    """Train in ``run_dir``, from the start or from where the run of that folder stopped.
+def train_job(config: DictConfig, open_folder: Callable[[], Path]) -> float:
+    """Train from the start, or from where the run of ``config.resume`` stopped.
+
+    Args:
+        config: a checked configuration.
+        open_folder: creates the run's folder and returns it; called once annotations, images and weights have proved
+            usable, so that a mistake of the user's leaves no run behind.
 
     Returns:
         the best validation AP.
 
     Raises:
         UserError: the data, the weights or the disk are at fault.
+        Interrupted: Ctrl-C or SIGTERM, after the checkpoint.
     """
-    data = instantiate(config.data, key="data")
-    data.check_same_classes()
-    with logging_to(run_dir / "train.log"):
-        return _train(config, data, run_dir)
+    with run_log() as file_log:
+        data = instantiate(config.data, key="data")
+        data.check_same_classes()
+        seed_everything(config.seed)
+        model = _starting_model(config, len(data.classes.names))
+        run_dir = open_folder()
+        file_log.setTarget(_log_file(run_dir / "train.log"))
+        runner = _runner(config, model, data, run_dir)
+        log.info("%s, %d classes, %s", _title(config), len(data.classes.names), runner.hardware)
+        if config.resume is not None:
+            runner.restore(runner.last_path)
+            log.info("going on after step %d of %d", runner.progress.step, runner.total_steps)
+        best = runner.run()
+        log.info("done: %s reached AP %.4f at its best", run_dir, best)
+        log.info("next: python eval.py ckpt=%s", runner.best_path)
+    return best
 
 
-def _train(config: DictConfig, data, run_dir: Path) -> float:
-    from neo_model.engine import Runner, RunSettings
-    from neo_model.models import load_weights
-    from neo_model.utils.seeding import seed_everything
-
-    # Unresolved, so that what comes from the environment stays there.
-    plain = OmegaConf.to_container(config, resolve=False)
-    if not (run_dir / "config.yaml").exists():
-        (run_dir / "config.yaml").write_text(OmegaConf.to_yaml(config))
-    seed_everything(config.seed)
-    num_classes = len(data.classes.names)
-    model = instantiate(config.model, key="model", num_classes=num_classes)
-    if config.weights is not None and config.resume is None:
+def _starting_model(config: DictConfig, num_classes: int) -> nn.Module:
+    """The model with the weights that a new run starts from; a resumed run fills in its own."""
+    node = OmegaConf.to_container(config.model, resolve=True)
+    if config.resume is not None:
+        return build_model_from_config(model_node({"model": node}), num_classes=num_classes)
+    model = build_model_from_config(node, num_classes=num_classes)
+    if config.weights is not None:
         load_weights(model, config.weights, rehead=config.rehead)
-    hardware = instantiate(config.hardware, key="hardware")
-    log.info("%s on %d classes, %s", _title(config), num_classes, hardware)
-    runner = Runner(
+    return model
+
+
+def _runner(config: DictConfig, model: nn.Module, data: DetectionData, run_dir: Path) -> Runner:
+    saved = config.copy()
+    saved.resume = None  # how this process started is no part of what is trained
+    if config.resume is None:
+        (run_dir / "config.yaml").write_text(OmegaConf.to_yaml(saved))
+    return Runner(
         model=model,
-        criterion=instantiate(config.criterion, key="criterion", num_classes=num_classes),
+        criterion=instantiate(config.criterion, key="criterion", num_classes=len(data.classes.names)),
         data=data,
         optim=instantiate(config.optim, key="optim"),
         schedule=instantiate(config.schedule, key="schedule"),
         ema=instantiate(config.ema, key="ema"),
         plan=instantiate(config.evaluation, key="evaluation"),
         loggers=list(instantiate(config.logger, key="logger").values()),
-        hardware=hardware,
-        settings=RunSettings(
-            epochs=config.epochs,
-            seed=config.seed,
-            overfit=config.overfit,
-            limit_batches=config.limit_batches,
-            log_every=config.log_every,
-        ),
+        hardware=instantiate(config.hardware, key="hardware"),
+        settings=RunSettings(**{field.name: config[field.name] for field in dataclasses.fields(RunSettings)}),
         run_dir=run_dir,
-        config=plain,
+        # Unresolved, so that what comes from the environment stays there.
+        config=OmegaConf.to_container(saved, resolve=False),
     )
-    if config.resume is not None:
-        runner.restore(runner.last_path)
-        log.info("going on at step %d, epoch %d", runner.progress.step, runner.progress.epoch + 1)
-    best = runner.run()
-    log.info("done: %s reached AP %.4f at its best", run_dir, best)
-    log.info("next: python eval.py ckpt=%s", runner.best_path)
-    return best
 
 
 def _title(config: DictConfig) -> str:
-    from neo_model.config.command_line import choices_of
+    """What is trained on what, for example "RTDETR with ResNetVD 50 on coco"."""
+    backbone = config.model.backbone
+    names = [config.model[TARGET].rpartition(".")[2], backbone[TARGET].rpartition(".")[2]]
+    data = config.data.get("name") or config.data[TARGET].rpartition(".")[2].removesuffix("Data").lower()
+    return f"{names[0]} with {names[1]} {backbone.get('depth') or backbone.get('name')} on {data}"
 
-    choice = choices_of(config)
-    return f"{choice.get('model', 'model')} on {choice.get('data', 'data')}"
 
-
-def eval_job(config: DictConfig, run_dir: Path) -> dict:
-    """Evaluate the checkpoint ``config.ckpt`` and write metrics and detections into ``run_dir``.
+def eval_job(checkpoint: dict, config: DictConfig, settings: DictConfig, open_folder: Callable[[], Path]) -> dict:
+    """Evaluate a checkpoint and write metrics and detections.
 
     Args:
-        config: the training's configuration with the command line's changes, and the keys of conf/eval.yaml.
-        run_dir: an empty folder.
+        checkpoint: what `read_checkpoint` returned for ``settings.ckpt``.
+        config: the training's configuration with the command line's changes.
+        settings: the keys of conf/eval.yaml.
+        open_folder: creates the folder for the results and returns it; called once everything has proved usable.
 
     Returns:
         the metrics: the twelve COCO figures and ``per_class``.
+
+    Raises:
+        UserError: the checkpoint, the data or the disk are at fault.
     """
-    import dataclasses
-
-    from neo_model.engine import evaluate
-    from neo_model.engine.checkpoint import averaged_weights, check_classes, read_checkpoint
-    from neo_model.evaluation import CocoEvaluator, class_table, metrics_json, summary_table
-
-    checkpoint = read_checkpoint(config.ckpt)
     data = instantiate(config.data, key="data")
-    check_classes(config.ckpt, checkpoint["classes"], data.val_classes)
-    model = build_model_from_config(
-        OmegaConf.to_container(config.model, resolve=True), num_classes=len(checkpoint["classes"]["names"])
-    )
-    model.load_state_dict(averaged_weights(checkpoint))
+    check_classes(settings.ckpt, checkpoint["classes"], data.val_classes)
+    node = model_node({"model": OmegaConf.to_container(config.model, resolve=True)})
+    model = build_model_from_config(node, num_classes=len(checkpoint["classes"]["names"]))
+    try:
+        model.load_state_dict(averaged_weights(checkpoint))
+    except RuntimeError as error:
+        remedy = "leave model out, the checkpoint brings its own"
+        raise UserError(settings.ckpt, "holds the weights of another model", remedy) from error
     hardware = instantiate(config.hardware, key="hardware")
     hardware.set_backends()
-    plan = instantiate(config.evaluation, key="evaluation")
-    changes = {key: config[key] for key in ("conf_threshold", "nms_threshold") if config[key] is not None}
-    plan = dataclasses.replace(plan, **changes)
     loader = data.val_loader(
         batch_size=hardware.batch_size,
         workers=hardware.workers,
@@ -119,11 +136,12 @@ def eval_job(config: DictConfig, run_dir: Path) -> dict:
         limit=config.limit_batches,
     )
     evaluator = CocoEvaluator(data.val_ground_truth(config.overfit), checkpoint["classes"]["category_ids"])
-    model = hardware.place_model(model)
+    run_dir = open_folder()
+    batches = tqdm(loader, desc="evaluating", unit="batch", leave=False, disable=None)
     try:
-        evaluate(model, with_bar(loader), evaluator, plan, hardware)
+        evaluate(hardware.place_model(model), batches, evaluator, _plan(config, settings), hardware)
     except FloatingPointError as error:
-        raise UserError(str(config.ckpt), str(error), "evaluate with hardware.precision=fp32") from error
+        raise UserError(settings.ckpt, str(error), "evaluate with hardware.precision=fp32") from error
     metrics = evaluator.compute(only_seen=config.limit_batches is not None)
     (run_dir / "metrics.json").write_text(json.dumps(metrics_json(metrics), indent=2) + "\n")
     evaluator.write_detections(run_dir / "detections.json")
@@ -132,26 +150,31 @@ def eval_job(config: DictConfig, run_dir: Path) -> dict:
     return metrics
 
 
-def with_bar(batches) -> Iterator:
-    """``batches`` with a progress bar on a terminal."""
-    from tqdm import tqdm
-
-    return iter(tqdm(batches, desc="evaluating", unit="batch", leave=False, disable=None))
+def _plan(config: DictConfig, settings: DictConfig) -> EvaluationPlan:
+    """The training's plan with the thresholds that the command line gives."""
+    changes = {key: settings[key] for key in ("conf_threshold", "nms_threshold") if settings[key] is not None}
+    return dataclasses.replace(instantiate(config.evaluation, key="evaluation"), **changes)
 
 
 @contextmanager
-def logging_to(path: Path) -> Iterator[None]:
-    """Messages of ours go to the terminal and, with times, to ``path``."""
-    from neo_model.engine.console import ConsoleHandler
-
-    console, file = ConsoleHandler(), logging.FileHandler(path)
-    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+def run_log() -> Iterator[MemoryHandler]:
+    """Messages of ours go to the terminal, and wait in the handler for a file to be set as its target."""
+    console, file_log = ConsoleHandler(), MemoryHandler(capacity=1)
     log.setLevel(logging.INFO)
-    for handler in (console, file):
+    for handler in (console, file_log):
         log.addHandler(handler)
     try:
-        yield
+        yield file_log
     finally:
-        for handler in (console, file):
+        target = file_log.target
+        for handler in (console, file_log):
             log.removeHandler(handler)
             handler.close()
+        if target is not None:
+            target.close()
+
+
+def _log_file(path: Path) -> logging.FileHandler:
+    handler = logging.FileHandler(path)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    return handler

@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from neo_model.utils import UserError
 
 MAX_LISTED = 5
+SIZE = r"\d+x\d+"
 
 
 class UserErrors(UserError):
@@ -46,7 +47,7 @@ def unknown_name(name: str, known: Iterable[str], *, where: str, what: str, pref
         prefix: what to write before a suggested name.
     """
     known = sorted(option for option in known if not option.startswith("_"))
-    near = difflib.get_close_matches(name, known, n=2, cutoff=0.6)
+    near = _nearest_sizes(name, known) or difflib.get_close_matches(name, known, n=2, cutoff=0.6)
     if near:
         remedy = f"did you mean {' or '.join(prefix + option for option in near)}?"
     else:
@@ -54,14 +55,33 @@ def unknown_name(name: str, known: Iterable[str], *, where: str, what: str, pref
     return UserError(where, f"there is no such {what}", remedy)
 
 
-def unknown_key(key: str, config: DictConfig, groups: Iterable[str]) -> UserError:
-    """The error for a dotted key, or a group written with slashes, that the configuration does not have."""
+def _nearest_sizes(name: str, known: Iterable[str]) -> list[str]:
+    """For a name like 1000x500, the two of the ``known`` sizes that are least different from it in width and height."""
+    if not re.fullmatch(SIZE, name):
+        return []
+    width, height = map(int, name.split("x"))
+    sizes = {size: tuple(map(int, size.split("x"))) for size in known if re.fullmatch(SIZE, size)}
+    return sorted(sizes, key=lambda size: abs(sizes[size][0] - width) + abs(sizes[size][1] - height))[:2]
+
+
+def unknown_key(
+    key: str, config: DictConfig, *, groups: Iterable[str] = (), further_keys: Iterable[str] = ()
+) -> UserError:
+    """The error for a dotted key, or a group written with slashes, that the configuration does not have.
+
+    Args:
+        key: what was given.
+        config: what there is.
+        groups: names of the config groups.
+        further_keys: top-level keys that exist elsewhere.
+    """
     if "/" in key:
         return unknown_name(key, groups, where=key, what="group of choices")
     parent, _, name = key.rpartition(".")
     node = OmegaConf.select(config, parent) if parent else config
     if OmegaConf.is_dict(node):
-        return unknown_name(name, map(str, node), where=key, what="key", prefix=f"{parent}." if parent else "")
+        known = [*map(str, node), *(() if parent else further_keys)]
+        return unknown_name(name, known, where=key, what="key", prefix=f"{parent}." if parent else "")
     return unknown_name(key, _all_keys(config), where=key, what="key")
 
 
@@ -84,17 +104,19 @@ def from_hydra(error: Exception, config: DictConfig, groups: Iterable[str]) -> U
         groups: names of the config groups.
     """
     if isinstance(error, OverrideParseException):
-        return UserError(error.override, "is not understood", "write key=value, and quote special characters: 'key=\"a, b\"'")
+        remedy = "write key=value, and quote special characters: 'key=\"a, b\"'"
+        return UserError(error.override, "is not understood", remedy)
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, name = str(error.missing_cfg_file).rpartition("/")
         options = list(error.options or [])
         problem = unknown_name(name, options, where=f"{group}={name}", what="choice")
         return UserError(problem.where, problem.cause, f"{problem.remedy} (python train.py --help lists all)")
     text = " ".join(str(error).split())
-    found = re.match(r"(?:Could not override|Could not delete from config\.|Could not append to config\.)[^']*'([^']+)'", text)
+    found = re.match(r"Could not (?:override|delete from config\.|append to config\.)[^']*'([^']+)'", text)
     if found and "already at" not in text:
-        return unknown_key(found[1].split("@")[0], config, groups)
+        return unknown_key(found[1].split("@")[0], config, groups=groups)
     if "--multirun" in text:
-        return UserError(text.split("'")[1], "gives several values", "add -m to run a job for each, or write a list as [a,b]")
+        remedy = "add -m to run a job for each, or write a list as [a,b]"
+        return UserError(text.split("'")[1], "gives several values", remedy)
     key = getattr(error, "full_key", None)
     return UserError(str(key) if key else "configuration", text.rstrip("."), "see python train.py --help")

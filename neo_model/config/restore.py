@@ -1,88 +1,81 @@
 """The configuration of an earlier run, with the command line on top: for resume and eval.py."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
 from neo_model.config import schema
-from neo_model.config.compose import CONF, compose_collecting, parse_overrides
+from neo_model.config.compose import compose_collecting, is_group, parse_overrides
 from neo_model.config.problems import from_hydra, raise_all, unknown_key
 from neo_model.config.validate import validate_training
 from neo_model.utils import UserError
 
+LAST_CHECKPOINT = "checkpoints/last.pt"
 DATA_VIEW = ("resolution", "augment", "fit")
 
 
-def restore_training_config(saved: dict, overrides: list[str] = ()) -> DictConfig:
+def restore_training_config(saved: dict, overrides: list[str] = (), *, further_keys: Iterable[str] = ()) -> DictConfig:
     """A saved training configuration, changed by overrides and checked.
 
     A group such as ``data/resolution=1280x720`` is composed as for training and replaces what is there; a value
     such as ``optim.lr=1e-4`` must name an existing key. ``data=`` changes the pictures and keeps the resolution.
 
     Args:
-        saved: plain unresolved containers, from a checkpoint or config.yaml.
+        saved: plain unresolved containers, from a checkpoint.
         overrides: as on the command line.
+        further_keys: what else the command line takes, to suggest for a misspelt key.
 
     Raises:
         UserError: one error that lists everything wrong with the overrides or the saved configuration.
     """
     config = OmegaConf.create(saved)
     parsed = parse_overrides(list(overrides))
-    groups = [override for override in parsed if (CONF / override.key_or_group).is_dir()]
+    groups = [override for override in parsed if is_group(override.key_or_group)]
     found = _replace_groups(config, groups)
     OmegaConf.set_struct(config, True)
     for override in parsed:
-        if override not in groups and (problem := _set_value(config, override)):
+        if override not in groups and (problem := _set_value(config, override, further_keys)):
             found.append(problem)
     validate_training(config, found)
     return config
 
 
 def resumed_config(run_dir: Path, overrides: list[str]) -> DictConfig:
-    """The configuration to go on with in ``run_dir``.
+    """The configuration to go on with in ``run_dir``: that of its newest checkpoint, under overrides.
 
     Raises:
         UserError: there is no run, or the overrides change more than a resumed run may.
     """
-    path = run_dir / "config.yaml"
+    path = run_dir / LAST_CHECKPOINT
     if not path.is_file():
-        raise UserError("resume", f"{run_dir} holds no run: config.yaml is missing", "give a folder of outputs/train")
-    saved = read_config_file(path)
+        raise UserError("resume", f"{run_dir} holds no {LAST_CHECKPOINT}", "give a folder of outputs/train")
+    from neo_model.engine.checkpoint import read_checkpoint
+
+    saved = read_checkpoint(path)["config"]
     config = restore_training_config(saved, overrides)
     before, after = _flat(saved), _flat(OmegaConf.to_container(config))
     changed = sorted(key for key in before.keys() | after.keys() if before.get(key) != after.get(key))
     refused = [key for key in changed if key.split(".")[0] not in schema.CHANGEABLE_ON_RESUME]
-    raise_all([UserError(key, f"is {before.get(key)!r} in {path}", _resume_remedy(key)) for key in refused])
+    raise_all([UserError(key, f"is {before.get(key)!r} in {run_dir}", _resume_remedy(key)) for key in refused])
     config.resume = str(run_dir)
     return config
 
 
-def read_config_file(path: Path) -> dict:
-    """A run's config.yaml as plain unresolved containers; raises ``UserError`` if it is not one."""
-    try:
-        config = OmegaConf.load(path)
-    except (OmegaConfBaseException, OSError, ValueError, YAMLError) as error:
-        raise UserError(str(path), " ".join(str(error).split()), "restore the file") from error
-    if not OmegaConf.is_dict(config):
-        raise UserError(str(path), "is not a configuration", "restore the file")
-    return OmegaConf.to_container(config)
-
-
 def _resume_remedy(key: str) -> str:
-    changeable = ", ".join(name for name in schema.CHANGEABLE_ON_RESUME if name != "resume")
+    changeable = ", ".join(schema.CHANGEABLE_ON_RESUME)
     return f"a resumed run may change {changeable}; for another {key} start a new run, with weights= if you like"
 
 
 def _replace_groups(config: DictConfig, groups: list[Override]) -> list[UserError]:
     """Compose the chosen groups together and put each one's node where the saved one was; returns what is wrong."""
     for override in groups:
-        if override.is_add() or override.is_delete() or override.package is not None:
-            raise UserError(override.input_line, "cannot be added to a saved run", "write GROUP=CHOICE")
         if override.key_or_group.split("/")[0] not in config:
             raise UserError(override.input_line, "is a recipe for whole runs", "give the keys to change instead")
+        if override.is_add() or override.is_delete() or override.package is not None:
+            raise UserError(override.input_line, "cannot be added to a saved run", "write GROUP=CHOICE")
     composed, found = compose_collecting("train", [override.input_line for override in groups])
     for override in sorted(groups, key=lambda override: override.key_or_group):
         key = override.key_or_group.replace("/", ".")
@@ -94,7 +87,7 @@ def _replace_groups(config: DictConfig, groups: list[Override]) -> list[UserErro
     return found
 
 
-def _set_value(config: DictConfig, override: Override) -> UserError | None:
+def _set_value(config: DictConfig, override: Override, further_keys: Iterable[str]) -> UserError | None:
     key = override.key_or_group
     if override.is_sweep_override():
         return UserError(key, "gives several values", "give one")
@@ -105,7 +98,7 @@ def _set_value(config: DictConfig, override: Override) -> UserError | None:
             OmegaConf.update(config, key, override.value(), merge=True, force_add=override.is_add())
     except OmegaConfBaseException as error:
         exists = OmegaConf.select(config, key) is not None
-        return from_hydra(error, config, []) if exists else unknown_key(key, config, [])
+        return from_hydra(error, config, []) if exists else unknown_key(key, config, further_keys=further_keys)
     return None
 
 

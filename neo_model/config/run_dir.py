@@ -1,5 +1,6 @@
 """Folders of runs, created so that no two runs ever share one."""
 
+import os
 from datetime import datetime
 from pathlib import Path
 
@@ -9,8 +10,12 @@ RUN_FILES = ("config.yaml", "checkpoints")
 
 
 def new_folder(parent: Path) -> Path:
-    """A folder named after this very microsecond, that nobody else has; two launches at once get two."""
-    parent.mkdir(parents=True, exist_ok=True)
+    """A folder named after this very microsecond, that nobody else has; two launches at once get two.
+
+    Raises:
+        UserError: it cannot be created.
+    """
+    chosen_folder(parent)
     while True:
         folder = parent / datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f")
         try:
@@ -24,17 +29,20 @@ def chosen_folder(folder: Path) -> Path:
     """The folder that the user named, created if need be.
 
     Raises:
-        UserError: it holds a run already, or cannot be created.
+        UserError: it cannot be created or written to.
     """
-    check_unused(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK):
+            raise PermissionError(None, "Permission denied")
     except OSError as error:
-        raise UserError(str(folder), error.strerror or str(error), "choose another hydra.run.dir") from error
+        cause = error.strerror or str(error)
+        raise UserError(str(folder), cause, "choose another folder by hydra.run.dir=DIR") from error
     return folder
 
 
 def check_unused(folder: Path) -> None:
     """Raise ``UserError`` if the folder holds a run."""
     if any((folder / name).exists() for name in RUN_FILES):
-        raise UserError(str(folder), "already holds a run", f"go on with it by resume={folder}, or choose another folder")
+        remedy = f"go on with it by resume={folder}, or choose another folder"
+        raise UserError(str(folder), "already holds a run", remedy)

@@ -11,7 +11,6 @@ TRAINING_SETTINGS = {
     "overfit": NonNegativeInt,
     "limit_batches": PositiveInt | None,
     "log_every": PositiveInt,
-    "log_every": PositiveInt,
     "debug": bool,
 }
 
@@ -39,7 +38,7 @@ EVALUATION_SETTINGS = {
 SUPPLIED = {"num_classes": "the number of classes comes from the annotations"}
 
 # Changing these on resume is the same training; changing anything else is another one.
-CHANGEABLE_ON_RESUME = ("epochs", "hardware", "logger", "evaluation", "debug", "limit_batches", "log_every", "resume")
+CHANGEABLE_ON_RESUME = ("epochs", "hardware", "logger", "evaluation", "debug", "limit_batches", "log_every")
 
 # A data set may have this key for its other paths to start with, also when its class does not take it.
 PATH_PREFIX = "root"

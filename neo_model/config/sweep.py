@@ -104,7 +104,7 @@ def run_job(config: DictConfig) -> float:
         validate_training(config)
         from neo_model.config.jobs import train_job
 
-        result["AP"] = train_job(config, run_dir)
+        result["AP"] = train_job(config, lambda: run_dir)
     except UserError as error:
         result |= {"error": str(error), "user_error": True}
         print(f"error: {error}", file=sys.stderr)

@@ -12,6 +12,7 @@ from neo_model.data.loader import EvaluationLoader, TrainLoader
 from neo_model.data.resolution import Resolution
 from neo_model.data.transforms import Augmentation, Fit
 from neo_model.utils import UserError
+from neo_model.utils.files import check_present
 
 # Objects that augmentation or a small input has shrunk below a pixel teach nothing.
 SMALLEST_TRAINING_SIDE = 1.0
@@ -58,14 +59,12 @@ class DetectionData:
         Raises:
             UserError: naming all that are missing and how to get them.
         """
-        annotations = [self.train_annotations] * training + [self.val_annotations]
-        folders = [self.train_images] * training + [self.val_images]
-        missing = [str(path) for path in annotations if not path.is_file()]
-        missing += [str(path) for path in folders if not path.is_dir()]
-        if missing:
-            fetch = self.fetch_hint
-            remedy = "check the paths under data." if fetch is None else f"fetch them with `{fetch}`"
-            raise UserError(self.name, f"missing {', '.join(dict.fromkeys(missing))}", remedy)
+        check_present(
+            self.name,
+            files=[self.train_annotations] * training + [self.val_annotations],
+            folders=[self.train_images] * training + [self.val_images],
+            fetch_hint=self.fetch_hint,
+        )
 
     @cached_property
     def _train(self) -> CocoInstances:

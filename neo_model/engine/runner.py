@@ -271,8 +271,11 @@ class Runner:
         learner.scaler.load_state_dict(content["scaler"])
         self.progress.__dict__.update(content["progress"])
         # The factor is a pure function of the step, of this run's length: a longer run replans the rest.
-        learner.scheduler.last_epoch = content["scheduler"]["last_epoch"] - 1
-        learner.scheduler.step()
+        scheduler = learner.scheduler
+        scheduler.last_epoch = content["scheduler"]["last_epoch"]
+        groups = learner.optimizer.param_groups
+        for group, base, factor in zip(groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True):
+            group["lr"] = base * factor(scheduler.last_epoch)
         self.metrics_file.truncate(self.progress.step)
         restore_random_state(content["random"])
 
