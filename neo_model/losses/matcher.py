@@ -51,9 +51,11 @@ class HungarianMatcher(nn.Module):
         Raises:
             FloatingPointError: a prediction is NaN or infinite.
         """
-        # Padded per image: no image pays for another one's targets. The one copy to the host of the step.
+        # Padded per image: no image pays for another one's targets. The one wait for the device of the step.
         cost = self.cost(logits_LBQC.float(), boxes_LBQ4.float(), labels_BT, targets_BT4).cpu()
-        if not torch.isfinite(cost).all():
+        # The costs alone miss classes that no target has, and everything where there are no targets.
+        predictions_are_finite = logits_LBQC.isfinite().all() & boxes_LBQ4.isfinite().all()
+        if not (predictions_are_finite and cost.isfinite().all()):
             raise FloatingPointError("the model's predictions hold NaN or infinity")
         costs = cost.numpy()
         return [
