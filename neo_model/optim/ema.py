@@ -26,6 +26,7 @@ class Ema:
             return None
         average = AveragedModel(model, multi_avg_fn=self._update, use_buffers=True)
         average.eval().requires_grad_(False)
+        average.n_averaged.fill_(1)  # at 0 torch would copy the weights instead of averaging them in
         return average
 
     @torch.no_grad()
@@ -33,5 +34,5 @@ class Ema:
         if not averaged[0].is_floating_point():  # counters, such as batch norm's
             torch._foreach_copy_(averaged, current)
             return
-        keep = self.decay * (1 - math.exp(-(int(num_averaged) + 1) / self.ramp))
+        keep = self.decay * (1 - math.exp(-int(num_averaged) / self.ramp))
         torch._foreach_lerp_(averaged, current, 1 - keep)
