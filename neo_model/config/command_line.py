@@ -3,7 +3,7 @@
 import argparse
 import sys
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     parser = get_args_parser()
     parser.error = _refuse_option
     options = parser.parse_intermixed_args(arguments)
+    options.arguments = arguments
     for name in ("config_path", "config_name", "experimental_rerun"):
         if getattr(options, name) is not None:
             raise UserError(f"--{name.replace('_', '-')}", "is not used here", "see --help")
@@ -71,7 +72,7 @@ def _train(options: argparse.Namespace) -> int:
     composed, found = compose_collecting("train", options.overrides, config_dir=options.config_dir)
     check_composed_hydra(composed)
     if _is_hydra_command(options):
-        return _hydra_command("train", found)
+        return _hydra_command("train", options.arguments, found)
     config = without_hydra(composed)
     folder = _value_of("hydra.run.dir", options.overrides)
     if folder is not None:
@@ -114,7 +115,8 @@ def _evaluate(options: argparse.Namespace) -> int:
     composed, found = compose_collecting("eval", own)
     check_composed_hydra(composed)
     if _is_hydra_command(options):
-        return _hydra_command("eval", found, without=others)
+        kept = [argument for argument in options.arguments if argument not in others]
+        return _hydra_command("eval", kept, found)
     settings = without_hydra(composed)
     validate_evaluation(settings, found)
     from neo_model.engine.checkpoint import read_checkpoint
@@ -153,11 +155,11 @@ def _is_hydra_command(options: argparse.Namespace) -> bool:
     return bool(options.hydra_help or options.cfg or options.info or options.shell_completion)
 
 
-def _hydra_command(job: str, found: list[UserError], without: Iterable[str] = ()) -> int:
-    """--cfg, --info and the like: Hydra reads the command line, without some overrides, prints and exits."""
+def _hydra_command(job: str, arguments: list[str], found: list[UserError]) -> int:
+    """--cfg, --info and the like: Hydra itself reads the command line, prints and is done."""
     import hydra
 
     raise_all(found)
-    sys.argv = [argument for argument in sys.argv if argument not in without]
+    sys.argv = [sys.argv[0], *arguments]
     hydra.main(version_base=VERSION_BASE, config_path=str(CONF), config_name=job)(lambda config: None)()
     return 0
