@@ -57,8 +57,8 @@ def one_thread():
 def trained(tmp_path_factory, tiny) -> Path:
     """A run that has learnt two pictures well enough for its AP to say something."""
     run_dir = tmp_path_factory.mktemp("trained") / "run"
-    longer = ["overfit=2", "epochs=60", "evaluation.every=20", "ema=none"]
-    rate = ["optim.lr=1e-3", "schedule=constant", "schedule.warmup_steps=5"]
+    longer = ["overfit=2", "hardware.batch_size=1", "epochs=30", "evaluation.every=30"]
+    rate = ["optim.lr=3e-3", "schedule=constant", "schedule.warmup_steps=5"]
     assert main("train", [*tiny, *longer, *rate, f"hydra.run.dir={run_dir}"]) == 0
     return run_dir
 

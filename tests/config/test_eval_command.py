@@ -1,0 +1,104 @@
+"""python eval.py: the figures that training logged, the files it writes, and overrides that count."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from pycocotools.coco import COCO
+from torchvision.ops import box_iou
+
+from neo_model.evaluation import SUMMARY_KEYS
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def evaluate(command, trained):
+    """Evaluates the trained run's best.pt into the folder ``results`` and returns metrics and detections."""
+
+    def run(*arguments: str, results: str = "results") -> tuple[dict, list[dict]]:
+        best = trained / "checkpoints" / "best.pt"
+        outcome = command("eval", f"ckpt={best}", f"hydra.run.dir={results}", *arguments)
+        assert outcome.code == 0, outcome.err
+        return tuple(json.loads(Path(results, name).read_text()) for name in ("metrics.json", "detections.json"))
+
+    return run
+
+
+def logged(run_dir: Path) -> dict:
+    """The last evaluation that training logged."""
+    lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    return [line for line in lines if "val/AP" in line][-1]
+
+
+def test_eval_py_gives_what_training_logged(tmp_path, trained):
+    ended = subprocess.run(
+        [sys.executable, ROOT / "eval.py", f"ckpt={trained}/checkpoints/best.pt"],
+        cwd=tmp_path, capture_output=True, text=True, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    (folder,) = tmp_path.glob("outputs/eval/*")
+    assert {path.name for path in folder.iterdir()} == {"metrics.json", "detections.json"}
+    metrics, training = json.loads((folder / "metrics.json").read_text()), logged(trained)
+    assert training["val/AP"] > 0.05
+    for key in SUMMARY_KEYS:
+        assert metrics[key] == pytest.approx(training[f"val/{key}"], abs=1e-6)
+    assert [line.split()[0] for line in ended.stdout.splitlines()[2:14]] == list(SUMMARY_KEYS)
+    assert all(f"\n{name} " in ended.stdout for name in metrics["per_class"])
+    assert str(folder.relative_to(tmp_path)) in ended.stdout.splitlines()[-1]
+
+
+def test_detections_are_coco_results(evaluate, trained, shapes_root):
+    metrics, detections = evaluate()
+    (annotations,) = shapes_root.glob("256x144-*/instances_train.json")
+    truth = COCO(str(annotations))
+    assert truth.loadRes(detections).anns
+    assert len({detection["image_id"] for detection in detections}) == 2
+    assert set(metrics) == {*SUMMARY_KEYS, "per_class"}
+    assert set(metrics["per_class"]) == {category["name"] for category in truth.dataset["categories"]}
+    assert sum(entry["boxes"] for entry in metrics["per_class"].values()) > 0
+
+
+def test_conf_threshold_drops_low_scores(evaluate):
+    _, everything = evaluate(results="all")
+    _, confident = evaluate("conf_threshold=0.3", results="confident")
+    expected = [detection for detection in everything if detection["score"] >= 0.3]
+    assert 0 < len(expected) < len(everything)
+    assert confident == expected
+
+
+def test_nms_threshold_leaves_no_two_boxes_of_a_class_overlapping(evaluate):
+    def largest_overlap(detections: list[dict]) -> float:
+        groups: dict[tuple, list] = {}
+        for detection in detections:
+            x, y, width, height = detection["bbox"]
+            key = (detection["image_id"], detection["category_id"])
+            groups.setdefault(key, []).append([x, y, x + width, y + height])
+        ious = [box_iou(boxes, boxes).fill_diagonal_(0.0) for boxes in map(torch.tensor, groups.values())]
+        return max(iou.max().item() for iou in ious)
+
+    assert largest_overlap(evaluate(results="all")[1]) > 0.6
+    assert largest_overlap(evaluate("nms_threshold=0.5", results="suppressed")[1]) <= 0.51
+
+
+def test_other_pictures_and_another_resolution(evaluate, shapes_root):
+    (own,) = shapes_root.glob("256x144-*")
+    custom = [
+        "data=custom", f"data.root={own}", f"data.train_images={own}/none", f"data.train_annotations={own}/none.json",
+        f"data.val_images={own}/val", "overfit=0",
+    ]  # fmt: skip
+    metrics, found = evaluate(*custom, results="custom")
+    assert {detection["image_id"] for detection in found} <= set(range(1, 9))
+    assert sum(entry["images"] for entry in metrics["per_class"].values()) >= 8
+    _, larger = evaluate(*custom, "data/resolution=640x360", results="larger")
+    _, same = evaluate(*custom, results="same")
+    assert found == same
+    assert found != larger
+
+
+def test_limit_batches_evaluates_a_part(evaluate):
+    _, detections = evaluate("limit_batches=1")
+    assert len({detection["image_id"] for detection in detections}) == 1

@@ -1,0 +1,79 @@
+"""python train.py -m: jobs in named folders, their results, and failures that stay their own."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from neo_model.config.sweep import job_folder
+
+
+@pytest.fixture
+def short(tiny):
+    """A sweep's job of one step at a resolution of the user's choice."""
+    return [override for override in tiny if not override.startswith("data.resolution")] + ["limit_batches=1"]
+
+
+def results(folder: Path) -> list[dict]:
+    return sorted((json.loads(path.read_text()) for path in folder.glob("*/result.json")), key=lambda r: r["job"])
+
+
+def test_four_jobs_train_in_named_folders(command, short, tmp_path):
+    outcome = command("train", "-m", "optim.lr=5e-5,1e-4", "data/resolution=480x270,640x360", *short)
+    assert outcome.code == 0, outcome.err
+    (folder,) = tmp_path.glob("outputs/sweep/*")
+    jobs = [path for path in folder.iterdir() if path.is_dir()]
+    assert len(jobs) == 4
+    seen = set()
+    for path in jobs:
+        config = (path / "config.yaml").read_text()
+        rate, width = ("5.0e-05" if "lr: 5.0e-05" in config else "0.0001"), ("480" if "width: 480" in config else "640")
+        assert f"lr={float(rate)}" in path.name and f"resolution={width}x" in path.name
+        assert (path / "checkpoints" / "best.pt").is_file()
+        seen.add((rate, width))
+    assert len(seen) == 4
+    for result in results(folder):
+        lines = [json.loads(line) for line in (folder / result["folder"] / "metrics.jsonl").read_text().splitlines()]
+        assert result["AP"] == pytest.approx(lines[-1]["val/AP"])
+        assert f"  {result['folder']} " in outcome.out
+    assert outcome.out.count(" AP 0.") == 4
+    assert not list(tmp_path.glob("outputs/train*"))
+
+
+def test_a_failing_job_leaves_the_others_their_results(command, short, trained):
+    weights = f"weights=missing.pt,{trained}/checkpoints/best.pt"
+    outcome = command("train", "-m", weights, *short, "data/resolution=480x270", "hydra.sweep.dir=sweep")
+    assert outcome.code == 2
+    failed, finished = results(Path("sweep"))
+    assert failed["AP"] is None and failed["error"].startswith("missing.pt: there is no such file")
+    assert finished["error"] is None and finished["AP"] >= 0
+    assert "failed: missing.pt" in outcome.out and f"{finished['folder']}" in outcome.out
+    assert "Traceback" not in outcome.err
+    repeated = command("train", "-m", weights, *short, "data/resolution=480x270", "hydra.sweep.dir=sweep")
+    assert "already holds a sweep" in repeated.error
+    assert results(Path("sweep")) == [failed, finished]
+
+
+def test_a_crash_in_one_job_is_shown_and_tabled(command, short, monkeypatch):
+    def crash_at_seed_1(config, open_folder):
+        if config.seed == 1:
+            raise ZeroDivisionError("of ours")
+        return 0.25
+
+    monkeypatch.setattr("neo_model.config.jobs.train_job", crash_at_seed_1)
+    outcome = command("train", "-m", "seed=1,2", *short, "data/resolution=480x270", "hydra.sweep.dir=sweep")
+    assert outcome.code == 1
+    assert [result["AP"] for result in results(Path("sweep"))] == [None, 0.25]
+    assert "Traceback" in outcome.err and "ZeroDivisionError: of ours" in outcome.out
+
+
+def test_nothing_starts_when_one_combination_is_wrong(command, short, tmp_path):
+    error = command("train", "-m", "optim.lr=1e-4,fast", *short, "hydra.sweep.dir=sweep").error
+    assert "optim.lr: 'fast'" in error
+    assert not (tmp_path / "sweep").exists()
+
+
+def test_folder_names_hold_no_separators():
+    name = job_folder(3, "data/resolution=480x270,weights=/disk/a b/best.pt,+optim.lr=1e-4")
+    assert name == "3_resolution=480x270,weights=diskabbest.pt,lr=1e-4"
+    assert len(job_folder(0, "optim.betas=" + "9" * 300)) <= 100
