@@ -2,6 +2,7 @@
 
 import itertools
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -18,19 +19,25 @@ def write_checkpoint(path: Path, content: dict) -> None:
     Raises:
         UserError: the disk refuses; the old file is untouched.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "wb") as file:
             torch.save({"format": FORMAT, **content}, file)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        reason = error.strerror or str(error)
+        _sync_folder(path.parent)
+    except (OSError, RuntimeError) as error:
+        # What the disk says in the middle of a write reaches us as the context of an error of torch's.
+        refusal = error if isinstance(error, OSError) else error.__context__
+        if not isinstance(refusal, OSError):
+            raise
+        reason = refusal.strerror or str(refusal)
         raise UserError(str(path), f"cannot be written ({reason})", "make room; the previous one is kept") from error
-    _sync_folder(path.parent)
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -2,7 +2,7 @@
 
 import logging
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -31,10 +31,10 @@ class LoadReport:
         ignored: in the file and not needed.
     """
 
-    loaded: list[str] = field(default_factory=list)
-    reheaded: list[str] = field(default_factory=list)
-    fresh: list[str] = field(default_factory=list)
-    ignored: list[str] = field(default_factory=list)
+    loaded: list[str]
+    reheaded: list[str]
+    fresh: list[str]
+    ignored: list[str]
 
     def __str__(self) -> str:
         parts = [f"{len(self.loaded)} tensors loaded"]
@@ -62,19 +62,8 @@ def load_weights(model: nn.Module, path: str | Path, *, rehead: bool = False) ->
     """
     state = canonical_names(unwrap(read_tensors(path)))
     wanted = model.state_dict()
-    report = LoadReport()
-    report.ignored.extend(k for k in state if IGNORED.search(k) and k not in wanted)
-    unexpected = [k for k in state if k not in wanted and not IGNORED.search(k)]
-    missing = [k for k in wanted if k not in state and not OPTIONAL.search(k)]
+    _refuse_another_models(path, state, wanted)
     misshapen = [k for k in wanted if k in state and state[k].shape != wanted[k].shape]
-    foreign = [k for k in misshapen if not CLASS_KEYS.match(k)]
-    if unexpected or missing or foreign:
-        raise UserError(
-            str(path),
-            f"belongs to another model ({_examples('missing', missing)}{_examples('unexpected', unexpected)}"
-            f"{_examples('of another shape', foreign)[:-2]})".replace(", )", ")"),
-            "choose the model the weights were made for with model=",
-        )
     if misshapen and not rehead:
         key = next(k for k in misshapen if k.endswith("score_head.bias"))
         raise UserError(
@@ -82,13 +71,28 @@ def load_weights(model: nn.Module, path: str | Path, *, rehead: bool = False) ->
             f"has {len(state[key])} classes, the data {len(wanted[key])}",
             "give rehead=true to start with fresh class heads",
         )
-    report.reheaded.extend(misshapen)
-    report.fresh.extend(k for k in wanted if k not in state and not k.endswith("num_batches_tracked"))
     loadable = {k: v for k, v in state.items() if k in wanted and k not in misshapen}
-    report.loaded.extend(loadable)
+    report = LoadReport(
+        loaded=list(loadable),
+        reheaded=misshapen,
+        fresh=[k for k in wanted if k not in state and not k.endswith("num_batches_tracked")],
+        ignored=[k for k in state if k not in wanted],
+    )
     model.load_state_dict(loadable, strict=False)
     log.info("%s: %s", path, report)
     return report
+
+
+def _refuse_another_models(path: str | Path, state: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
+    """Raise ``UserError`` unless the two differ in nothing but what may be absent, ignored or of other classes."""
+    unexpected = [k for k in state if k not in wanted and not IGNORED.search(k)]
+    missing = [k for k in wanted if k not in state and not OPTIONAL.search(k)]
+    foreign = [k for k in wanted if k in state and state[k].shape != wanted[k].shape and not CLASS_KEYS.match(k)]
+    kinds = {"missing": missing, "unexpected": unexpected, "of another shape": foreign}
+    found = [f"{len(keys)} tensors {kind} such as {keys[0]}" for kind, keys in kinds.items() if keys]
+    if found:
+        cause = f"belongs to another model ({', '.join(found)})"
+        raise UserError(str(path), cause, "choose the model the weights were made for with model=")
 
 
 def read_tensors(path: str | Path) -> dict:
@@ -129,8 +133,3 @@ def canonical_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
     halves = {"0": "conv", "1": "norm"}
     pattern = re.compile(r"^((?:encoder|decoder)\.input_proj\.\d+)\.([01])\.")
     return {pattern.sub(lambda m: f"{m[1]}.{halves[m[2]]}.", k): v for k, v in state.items()}
-
-
-def _examples(what: str, keys: list[str]) -> str:
-    """``3 missing, for example a, b, `` or nothing."""
-    return f"{len(keys)} tensors {what} such as {keys[0]}, " if keys else ""

@@ -1,0 +1,92 @@
+"""What "auto" settles on, on machines with and without a GPU."""
+
+import pytest
+import torch
+
+from neo_model.engine import Hardware
+from neo_model.utils import UserError
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """Pretends to be a machine: a GPU or none, which computes in bf16 or does not; likewise the CPU."""
+
+    def pretend(*, gpu: bool, gpu_bf16: bool = False, cpu_bf16: bool = False, cpus: int = 8) -> None:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: gpu_bf16)
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": cpu_bf16, "avx2": True})
+        monkeypatch.setattr("os.cpu_count", lambda: cpus)
+
+    return pretend
+
+
+@pytest.mark.parametrize(
+    ("facts", "device", "precision"),
+    [
+        ({"gpu": False}, "cpu", "fp32"),
+        ({"gpu": True, "gpu_bf16": True}, "cuda", "bf16"),
+        ({"gpu": True, "gpu_bf16": False, "cpu_bf16": True}, "cuda", "fp16"),
+    ],
+)
+def test_auto(machine, facts, device, precision):
+    machine(**facts)
+    hardware = Hardware()
+    assert (hardware.device.type, hardware.precision) == (device, precision)
+    assert hardware.pin_memory == (device == "cuda")
+
+
+@pytest.mark.skipif(not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="torch cannot compute in bf16 here")
+def test_a_cpu_with_bf16_units_uses_them(machine):
+    machine(gpu=False, cpu_bf16=True)
+    assert Hardware().precision == "bf16"
+
+
+def test_what_is_asked_for_is_kept(machine):
+    machine(gpu=True, gpu_bf16=True)
+    hardware = Hardware(device="cpu", precision="fp16")
+    assert (hardware.device.type, hardware.precision) == ("cpu", "fp16")
+
+
+def test_a_gpu_that_is_not_there_is_refused(machine):
+    machine(gpu=False)
+    with pytest.raises(UserError, match="hardware.device: .*hardware=auto"):
+        Hardware(device="cuda")
+
+
+def test_no_more_workers_than_processors(machine):
+    machine(gpu=False, cpus=2)
+    assert Hardware(workers=16).workers == 2
+    assert Hardware(workers=0).workers == 0
+
+
+@pytest.mark.parametrize(
+    ("precision", "dtype", "scales"),
+    [("fp32", torch.float32, False), ("bf16", torch.bfloat16, False), ("fp16", torch.float16, True)],
+)
+def test_precision_decides_autocast_and_scaling(precision, dtype, scales):
+    hardware = Hardware(device="cpu", precision=precision)
+    with hardware.autocast():
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == dtype
+    assert hardware.grad_scaler().is_enabled() == scales
+
+
+@pytest.mark.parametrize("channels_last", [True, False])
+def test_images_and_weights_share_a_memory_layout(channels_last):
+    hardware = Hardware(device="cpu", channels_last=channels_last)
+    images = hardware.place(torch.zeros(2, 3, 4, 6, dtype=torch.uint8))
+    weight = hardware.place_model(torch.nn.Conv2d(3, 4, 3)).weight
+    for tensor in (images, weight):
+        assert tensor.is_contiguous(memory_format=torch.channels_last) == channels_last
+
+
+def test_memory_is_that_of_the_process():
+    hardware = Hardware(device="cpu")
+    before = hardware.memory_gib()
+    held = torch.ones(64, 2**20)  # a quarter of a GiB
+    assert hardware.memory_gib() - before == pytest.approx(0.25, abs=0.05)
+    assert before < 8 and held.numel()
+
+
+def test_its_text_says_what_a_user_would_ask():
+    text = str(Hardware(device="cpu", precision="fp32", batch_size=4, accumulate=2, workers=0))
+    assert text.startswith("CPU") and "fp32, batch 4 x 2, 0 loader workers" in text
