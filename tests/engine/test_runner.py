@@ -1,0 +1,217 @@
+"""When a run evaluates, what it saves, when it stops."""
+
+import json
+import math
+import signal
+
+import pytest
+import torch
+
+from neo_model.data import Classes
+from neo_model.engine import EvaluationPlan, Runner, RunSettings
+from neo_model.engine.checkpoint import read_checkpoint
+from neo_model.engine.progress import Interrupted
+from neo_model.evaluation import SUMMARY_KEYS
+from neo_model.losses import Criterion, HungarianMatcher
+from neo_model.ops.geometry import Affine
+from neo_model.optim import AdamW, Constant, Ema
+
+WIDTH, HEIGHT, NUM_BATCHES = 96, 64, 4
+
+
+class Batches:
+    """In place of the loaders: one image a batch; a signal is raised before the batch ``signal_before``."""
+
+    def __init__(self, signal_before: int | None = None) -> None:
+        self.signal_before, self.closed = signal_before, False
+
+    def __len__(self) -> int:
+        return NUM_BATCHES
+
+    def epoch(self, epoch: int, start_batch: int = 0):
+        for number in range(start_batch, NUM_BATCHES):
+            if epoch * NUM_BATCHES + number == self.signal_before:
+                signal.raise_signal(signal.SIGINT)
+            generator = torch.Generator().manual_seed(number)
+            image = torch.randint(256, (1, 3, HEIGHT, WIDTH), dtype=torch.uint8, generator=generator)
+            yield image, [
+                {
+                    "labels": torch.tensor([number % 3]),
+                    "boxes": torch.tensor([[0.5, 0.5, 0.4, 0.4]]),
+                    "image_id": number + 1,
+                    "affine": Affine(1, 1, 0, 0),
+                    "source_wh": (WIDTH, HEIGHT),
+                }
+            ]
+
+    def __iter__(self):
+        return self.epoch(0)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class Data:
+    """In place of a data set on disk."""
+
+    classes = Classes(names=["a", "b", "c"], category_ids=[1, 2, 3])
+
+    def __init__(self, signal_before: int | None) -> None:
+        self.batches = Batches(signal_before)
+
+    def train_loader(self, **_) -> Batches:
+        return self.batches
+
+    def val_loader(self, **_) -> Batches:
+        return Batches()
+
+    def val_ground_truth(self, overfit: int) -> dict:
+        images = [{"id": i + 1, "width": WIDTH, "height": HEIGHT, "file_name": ""} for i in range(NUM_BATCHES)]
+        box = [0.3 * WIDTH, 0.3 * HEIGHT, 0.4 * WIDTH, 0.4 * HEIGHT]
+        annotations = [
+            {"id": i + 1, "image_id": i + 1, "category_id": i % 3 + 1, "bbox": box, "area": 900.0, "iscrowd": 0}
+            for i in range(NUM_BATCHES)
+        ]
+        categories = [{"id": i, "name": n} for i, n in zip((1, 2, 3), self.classes.names, strict=True)]
+        return {"images": images, "annotations": annotations, "categories": categories}
+
+
+@pytest.fixture
+def make_runner(make_model, make_hardware, tmp_path):
+    def make(*, epochs=2, accumulate=1, signal_before=None, limit_batches=None, ema=0.9, **plan) -> Runner:
+        return Runner(
+            model=make_model(),
+            criterion=Criterion(num_classes=3, matcher=HungarianMatcher()),
+            data=Data(signal_before),
+            optim=AdamW(lr=1e-3),
+            schedule=Constant(),
+            ema=Ema(decay=ema, ramp=1.0),
+            plan=EvaluationPlan(**plan),
+            loggers=[],
+            hardware=make_hardware(accumulate=accumulate),
+            settings=RunSettings(epochs=epochs, limit_batches=limit_batches, log_every=1),
+            run_dir=tmp_path,
+            config={"epochs": epochs},
+        )
+
+    return make
+
+
+@pytest.fixture
+def scripted_ap(monkeypatch):
+    """Makes the evaluations of a run give these APs, one after the other."""
+
+    def script(*values: float) -> None:
+        left = iter(values)
+
+        def compute(self, **_) -> dict:
+            return dict.fromkeys(SUMMARY_KEYS, next(left)) | {"per_class": {}}
+
+        monkeypatch.setattr("neo_model.engine.runner.CocoEvaluator.compute", compute)
+        monkeypatch.setattr("neo_model.engine.runner.evaluate", lambda *arguments: None)
+
+    return script
+
+
+def records(runner: Runner, key: str) -> dict[int, float]:
+    """A figure of metrics.jsonl by step."""
+    lines = [json.loads(line) for line in (runner.run_dir / "metrics.jsonl").read_text().splitlines()]
+    return {line["step"]: line[key] for line in lines if key in line}
+
+
+@pytest.mark.parametrize(
+    ("epochs", "plan", "evaluated_after"),
+    [
+        (3, {"every": 1}, [1, 2, 3]),
+        (5, {"every": 2}, [2, 4, 5]),
+        (2, {"every": 7}, [2]),
+        (2, {"every": 1, "at_start": True}, [0, 1, 2]),
+    ],
+)
+def test_evaluations_come_when_the_plan_says(make_runner, scripted_ap, epochs, plan, evaluated_after):
+    scripted_ap(*[0.1] * len(evaluated_after))
+    runner = make_runner(epochs=epochs, limit_batches=1, **plan)
+    runner.run()
+    assert list(records(runner, "val/AP")) == evaluated_after  # an epoch is one step
+    assert runner.progress.epoch == epochs
+    assert runner.data.batches.closed
+
+
+def test_the_best_weights_are_kept_and_the_last(make_runner, scripted_ap):
+    scripted_ap(0.2, 0.5, 0.4)
+    runner = make_runner(epochs=3, limit_batches=1)
+    assert runner.run() == 0.5
+    best, last = read_checkpoint(runner.best_path), read_checkpoint(runner.last_path)
+    assert (best["progress"]["epoch"], last["progress"]["epoch"]) == (2, 3)
+    assert best["progress"]["best_ap"] == last["progress"]["best_ap"] == 0.5
+    assert "optimizer" in last and "optimizer" not in best
+    assert last["classes"] == {"names": ["a", "b", "c"], "category_ids": [1, 2, 3]} and last["config"] == {"epochs": 3}
+
+
+def test_an_equal_ap_does_not_replace_the_best(make_runner, scripted_ap):
+    scripted_ap(0.5, 0.5)
+    runner = make_runner(epochs=2, limit_batches=1)
+    runner.run()
+    assert read_checkpoint(runner.best_path)["progress"]["epoch"] == 1
+
+
+@pytest.mark.parametrize(
+    ("patience", "aps", "epochs_trained"),
+    [(1, [0.3, 0.2], 2), (2, [0.3, 0.2, 0.4, 0.1, 0.4], 5), (None, [0.3, 0.2, 0.1, 0.1, 0.1, 0.1], 6)],
+)
+def test_patience_counts_evaluations_without_a_better_ap(make_runner, scripted_ap, patience, aps, epochs_trained):
+    scripted_ap(*aps)
+    runner = make_runner(epochs=6, limit_batches=1, patience=patience)
+    assert runner.run() == max(aps)
+    assert runner.progress.epoch == epochs_trained
+
+
+def test_an_undefined_ap_counts_as_zero_and_still_leaves_weights(make_runner, scripted_ap):
+    scripted_ap(math.nan)
+    runner = make_runner(epochs=1)
+    assert runner.run() == 0.0
+    assert runner.best_path.exists() and records(runner, "val/AP") == {NUM_BATCHES: None}
+
+
+@pytest.mark.parametrize("ema", [0.9, 0.0])
+def test_a_whole_run_evaluates_its_average_and_logs_every_term(make_runner, ema):
+    runner = make_runner(epochs=1, ema=ema)
+    runner.run()
+    (ap,) = records(runner, "val/AP").values()
+    assert 0 <= ap <= 1
+    for term in ("loss", "loss_vfl", "loss_giou_aux_1", "loss_bbox_dn_1", "lr", "gradient_norm", "images_per_second"):
+        assert list(records(runner, f"train/{term}")) == [1, 2, 3, 4]
+    total, without = records(runner, "train/loss")[1], records(runner, "train/loss_without_denoising")[1]
+    assert total > without > records(runner, "train/loss_last_layer")[1] > 0
+    assert (read_checkpoint(runner.best_path)["ema"] is None) == (ema == 0)
+
+
+def test_limited_epochs_have_that_many_batches(make_runner, scripted_ap):
+    scripted_ap(0.1, 0.2)
+    runner = make_runner(epochs=2, limit_batches=3)
+    runner.run()
+    assert runner.total_steps == runner.progress.step == 6
+
+
+@pytest.mark.parametrize(("signal_before", "batches_done"), [(1, 2), (2, 2), (3, 4)])
+def test_ctrl_c_finishes_the_step_saves_and_tells_where(make_runner, signal_before, batches_done):
+    runner = make_runner(accumulate=2, signal_before=signal_before)
+    with pytest.raises(Interrupted):
+        runner.run()
+    saved = read_checkpoint(runner.last_path)["progress"]
+    assert (saved["epoch"], saved["batch"], saved["step"]) == (0, batches_done, batches_done // 2)
+    assert runner.data.batches.closed
+
+
+def test_a_stop_during_evaluation_leaves_it_to_be_done_after_resume(make_runner, monkeypatch):
+    runner = make_runner(epochs=1)
+    monkeypatch.setattr(Data, "val_loader", lambda self, **_: Batches(signal_before=1))
+    interrupted = make_runner(epochs=1)
+    with pytest.raises(Interrupted):
+        interrupted.run()
+    saved = read_checkpoint(interrupted.last_path)["progress"]
+    assert (saved["epoch"], saved["unevaluated"], saved["best_ap"]) == (1, True, -1.0)
+    runner.restore(interrupted.last_path)
+    runner.run()
+    assert list(records(runner, "val/AP")) == [NUM_BATCHES]
+    assert not read_checkpoint(runner.last_path)["progress"]["unevaluated"]
