@@ -19,6 +19,7 @@ from neo_model.data import DetectionData
 from neo_model.engine import EvaluationPlan, Runner, RunSettings, evaluate
 from neo_model.engine.checkpoint import averaged_weights, check_classes, model_node
 from neo_model.engine.console import ConsoleHandler
+from neo_model.engine.progress import Interrupted
 from neo_model.evaluation import CocoEvaluator, class_table, metrics_json, summary_table
 from neo_model.models import load_weights
 from neo_model.utils import UserError
@@ -53,8 +54,15 @@ def train_job(config: DictConfig, open_folder: Callable[[], Path]) -> float:
         log.info("%s, %d classes, %s", _title(config), len(data.classes.names), runner.hardware)
         if config.resume is not None:
             runner.restore(runner.last_path)
-            log.info("going on after step %d of %d", runner.progress.step, runner.total_steps)
-        best = runner.run()
+            done, total = runner.progress.step, runner.total_steps
+            log.info("going on after step %d of %d", done, total)
+            if runner.progress.epoch >= config.epochs:
+                log.info("all %d epochs are done; epochs=N trains for longer", config.epochs)
+        try:
+            best = runner.run()
+        except Interrupted:
+            log.info("next: python train.py resume=%s", run_dir)
+            raise
         log.info("done: %s reached AP %.4f at its best", run_dir, best)
         log.info("next: python eval.py ckpt=%s", runner.best_path)
     return best

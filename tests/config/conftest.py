@@ -31,20 +31,20 @@ class Outcome:
         return self.err
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def shapes_root(tmp_path_factory) -> Path:
     """Where the generated pictures of all these tests lie."""
     return tmp_path_factory.mktemp("shapes")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def tiny(shapes_root) -> list[str]:
     """Overrides of a run of seconds, without loggers."""
-    data = [f"data.root={shapes_root}", "data.num_train=16", "data.num_val=8"]
+    data = [f"data.root={shapes_root}", "data.num_train=12", "data.num_val=4"]
     return ["model=tiny", *data, *SIZE, *CPU, "logger=none", "epochs=1"]
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="package", autouse=True)
 def one_thread():
     """The order of sums, and so their last bits, depends on the number of threads."""
     before = torch.get_num_threads()
@@ -53,11 +53,11 @@ def one_thread():
     torch.set_num_threads(before)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def trained(tmp_path_factory, tiny) -> Path:
     """A run that has learnt two pictures well enough for its AP to say something."""
     run_dir = tmp_path_factory.mktemp("trained") / "run"
-    longer = ["overfit=2", "hardware.batch_size=1", "epochs=30", "evaluation.every=30"]
+    longer = ["overfit=2", "hardware.batch_size=1", "epochs=24", "evaluation.every=24"]
     rate = ["optim.lr=3e-3", "schedule=constant", "schedule.warmup_steps=5"]
     assert main("train", [*tiny, *longer, *rate, f"hydra.run.dir={run_dir}"]) == 0
     return run_dir

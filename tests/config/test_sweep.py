@@ -11,7 +11,8 @@ from neo_model.config.sweep import job_folder
 @pytest.fixture
 def short(tiny):
     """A sweep's job of one step at a resolution of the user's choice."""
-    return [override for override in tiny if not override.startswith("data.resolution")] + ["limit_batches=1"]
+    few = ["data.num_train=4", "data.num_val=2", "limit_batches=1"]
+    return [override for override in tiny if not override.startswith("data.resolution")] + few
 
 
 def results(folder: Path) -> list[dict]:

@@ -1,0 +1,158 @@
+"""Bad input on the command line: one line, exit code 2, and nothing left behind or lost."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.config.conftest import CPU, SIZE
+
+
+def files() -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in Path().rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def refused(command):
+    """The error of a command, once it has proved to leave every file and folder as it was."""
+
+    def run(job: str, *arguments: str) -> str:
+        before = files(), sorted(os.walk("."))
+        error = command(job, *arguments).error
+        assert (files(), sorted(os.walk("."))) == before
+        return error
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["optim.lr=fast"], ["optim.lr: 'fast' is not a number", "give a number above 0"]),
+        (["epochs=0"], ["epochs: 0 is not a whole number at least 1"]),
+        (["optm.lr=1e-4"], ["optm.lr: there is no such key", "did you mean optim.lr"]),
+        (["+optim.lrr=1e-4"], ["optim.lrr: there is no such key", "did you mean optim.lr?"]),
+        (["model=rtdetr_r51"], ["model=rtdetr_r51: there is no such choice", "did you mean rtdetr_r50"]),
+        (["hardware=3090"], ["hardware=3090", "did you mean rtx3090?"]),
+        (["data.resolution=1280x720"], ["data.resolution", "write data/resolution=1280x720"]),
+        (["data/resolution=1000x500"], ["data/resolution=1000x500", "did you mean 960x540"]),
+        (["data.resolution.width=1000"], ["data/resolution 1000x270", "is not 16:9", "use 480x270 or 992x558"]),
+        (["data=custom"], ["data.root: is not given"]),
+        (["data=custom", "data.root=absent"], ["data=custom: missing absent/instances_train.json", "correct"]),
+        (["data=coco"], ["data=coco: missing", "`python -m neo_model.data.prepare root=data/coco`"]),
+        (["epochs"], ["epochs: is not understood", "write key=value"]),
+        (["--epochs=3"], ["--epochs=3", "without dashes"]),
+        (["--config-name=eval"], ["--config-name: is not used here"]),
+        (["resume=absent"], ["resume: absent holds no checkpoints/last.pt"]),
+        (["hydra.callbacks.mine._target_=os.system"], ["is refused", "hydra.run.dir"]),
+        (["-m", "resume=a,b"], ["resume: does not go with -m"]),
+    ],
+)
+def test_train_refuses(refused, arguments, parts):
+    error = refused("train", *arguments)
+    assert all(part in error for part in parts), error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        ([], ["ckpt: is not given; add ckpt=VALUE"]),
+        (["ckpt=absent.pt"], ["absent.pt: there is no such file"]),
+        (["ckpt=."], [".: there is no such file"]),
+        (["ckpt={best}", "conf_threshold=3"], ["conf_threshold: 3 is not a number between 0 and 1"]),
+        (["ckpt={best}", "conf_treshold=0.3"], ["conf_treshold: there is no such key", "did you mean conf_threshold"]),
+        (["ckpt={best}", "data.resolution=640x360"], ["data.resolution", "write data/resolution=640x360"]),
+        (["ckpt={best}", "data/resolution=641x360"], ["data/resolution=641x360", "did you mean 640x360"]),
+        (["ckpt={best}", "experiments=overfit"], ["experiments=overfit: is a recipe for whole runs"]),
+        (["ckpt={best}", "model=rtdetr_r18"], ["holds the weights of another model", "leave model out"]),
+        (["ckpt={best}", "data=coco", "overfit=0"], ["data=coco: missing", "neo_model.data.prepare"]),
+        (["-m", "ckpt={best},x"], ["--multirun: is for train.py"]),
+    ],
+)
+def test_eval_refuses(refused, trained, arguments, parts):
+    best = trained / "checkpoints" / "best.pt"
+    error = refused("eval", *(argument.format(best=best) for argument in arguments))
+    assert all(part in error for part in parts), error
+
+
+@pytest.mark.parametrize("damage", ["text", "cut", "foreign", "pickle", "empty"])
+def test_a_file_that_is_no_checkpoint(refused, trained, tiny, tmp_path, damage):
+    path = tmp_path / "bad.pt"
+    if damage == "foreign":
+        torch.save({"model": {"some.layer.weight": torch.ones(2)}}, path)
+    elif damage == "pickle":
+        torch.save({"model": Path("x")}, path)
+    else:
+        whole = (trained / "checkpoints" / "best.pt").read_bytes()
+        path.write_bytes({"text": b"not found", "cut": whole[: len(whole) // 2], "empty": b""}[damage])
+    assert f"{path}: " in refused("eval", f"ckpt={path}")
+    assert f"{path}: " in refused("train", *tiny, f"weights={path}", "hydra.run.dir=run")
+
+
+def test_a_checkpoint_that_names_code_to_run(refused, trained, tmp_path):
+    content = torch.load(trained / "checkpoints" / "best.pt", weights_only=True)
+    content["config"]["model"] = {"_target_": "os.system", "command": "touch ran"}
+    torch.save(content, tmp_path / "hostile.pt")
+    assert "model._target_: 'os.system' is not allowed here" in refused("eval", f"ckpt={tmp_path}/hostile.pt")
+
+
+def custom(root: Path) -> list[str]:
+    return ["model=tiny", "data=custom", f"data.root={root}", *SIZE, *CPU, "logger=none", "epochs=1"]
+
+
+def test_a_missing_image(refused, make_coco, tmp_path):
+    root = make_coco("mine", ["crate"])
+    (root / "images" / "2.png").unlink()
+    error = refused("train", *custom(root))
+    assert "2.png" in error and str(root / "images") in error
+
+
+def test_a_missing_or_broken_annotation_file(refused, make_coco, tmp_path):
+    root = make_coco("mine", ["crate"])
+    annotations = root / "instances_val.json"
+    annotations.write_text(annotations.read_text()[:100])
+    assert f"error: {annotations}: " in refused("train", *custom(root))
+    annotations.unlink()
+    assert f"data=custom: missing {annotations};" in refused("train", *custom(root))
+
+
+def test_an_empty_folder(refused, make_coco, tmp_path):
+    (tmp_path / "empty").mkdir()
+    assert "missing empty/instances_train.json" in refused("train", "data=custom", "data.root=empty")
+    assert "resume: empty holds no checkpoints/last.pt" in refused("train", "resume=empty")
+    root = make_coco("mine", ["crate"])
+    for image in (root / "images").iterdir():
+        image.unlink()
+    assert "0.png" in refused("train", *custom(root))
+
+
+def test_a_checkpoint_of_other_classes(command, refused, make_coco, trained):
+    best = trained / "checkpoints" / "best.pt"
+    root = make_coco("mine", ["crate", "ball"])
+    error = refused("eval", f"ckpt={best}", "data=custom", f"data.root={root}", "overfit=0")
+    assert f"{best}: has 5 classes, the data 2" in error and "'ball' and 'crate'" in error
+    error = refused("train", *custom(root), f"weights={best}")
+    assert f"{best}: has 5 classes, the data 2; give rehead=true" in error
+    assert command("train", *custom(root), f"weights={best}", "rehead=true", "limit_batches=1").code == 0
+
+
+def test_training_and_validation_of_different_classes(refused, make_coco):
+    root, other = make_coco("mine", ["crate"]), make_coco("other", ["ball"])
+    error = refused("train", *custom(root), f"data.val_annotations={other}/instances_val.json")
+    assert "'crate' and 'ball'" in error
+
+
+@pytest.mark.parametrize("folder", ["file", "file/run", "/proc/none/run"])
+def test_a_folder_that_cannot_be_made(refused, tiny, trained, tmp_path, folder):
+    (tmp_path / "file").write_text("mine")
+    assert f"error: {folder}: " in refused("train", *tiny, f"hydra.run.dir={folder}")
+    assert f"error: {folder}: " in refused("eval", f"ckpt={trained}/checkpoints/best.pt", f"hydra.run.dir={folder}")
+
+
+def test_a_folder_that_holds_a_run(refused, command, tiny):
+    assert command("train", *tiny, "limit_batches=1", "hydra.run.dir=run").code == 0
+    error = refused("train", *tiny, "hydra.run.dir=run")
+    assert "run: already holds a run; go on with it by resume=run" in error
+    assert json.loads(Path("run/metrics.jsonl").read_text().splitlines()[-1])["epoch"] == 1
