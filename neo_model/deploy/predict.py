@@ -184,7 +184,7 @@ def _pixels(image: Image, *, name: str) -> np.ndarray:
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
         shown = f"{image.dtype} {list(image.shape)}"
         raise UserError(name, f"is an array of {shown}", "give an RGB uint8 array [H, W, 3]")
-    return np.ascontiguousarray(image)
+    return image
 
 
 def _decoded(path: Path) -> np.ndarray:

@@ -8,7 +8,6 @@ import torch
 
 from neo_model.losses import HungarianMatcher
 from neo_model.losses.criterion import pad_targets
-from neo_model.ops.boxes import cxcywh_to_xyxy, paired_iou_giou
 
 CPU = torch.device("cpu")
 
@@ -122,20 +121,3 @@ def test_predictions_that_are_not_finite_are_an_error_with_and_without_targets(m
     {"logits": logits, "boxes": boxes}[where][0, 0, 2, 2] = value  # of the logits, a class that no target has
     with pytest.raises(FloatingPointError, match="NaN"):
         match(HungarianMatcher(), logits, boxes, targets)
-
-
-def test_giou_of_pairs_in_all_positions():
-    box = torch.tensor([0.0, 0.0, 2.0, 2.0])
-    others = torch.tensor([
-        [0.0, 0.0, 2.0, 2.0],  # the same
-        [1.0, 1.0, 3.0, 3.0],  # a quarter shared: 1 of 7, hull 9
-        [3.0, 0.0, 4.0, 2.0],  # beside it: union 6, hull 8
-        [0.5, 0.5, 1.5, 1.5],  # inside
-        [2.0, 2.0, 2.0, 2.0],  # a point on the corner
-    ])  # fmt: skip
-    iou, giou = paired_iou_giou(box, others)
-    assert iou.tolist() == pytest.approx([1, 1 / 7, 0, 1 / 4, 0])
-    assert giou.tolist() == pytest.approx([1, 1 / 7 - 2 / 9, -2 / 8, 1 / 4, 0])
-    points = cxcywh_to_xyxy(torch.tensor([[0.5, 0.5, 0.0, 0.0]], requires_grad=True))
-    _, giou = paired_iou_giou(points, points)
-    assert giou.item() == 0

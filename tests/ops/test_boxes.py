@@ -1,0 +1,47 @@
+"""Box arithmetic against values worked out by hand and against torchvision."""
+
+import pytest
+import torch
+from torchvision.ops import box_iou, generalized_box_iou
+
+from neo_model.ops.boxes import cxcywh_to_xyxy, paired_iou_giou, xyxy_to_cxcywh
+
+
+def test_corners_and_centres_are_each_others_inverse():
+    boxes_cxcywh = torch.tensor([[[0.5, 0.25, 0.5, 0.25]], [[10.0, 20.0, 4.0, 0.0]]])
+    boxes_xyxy = cxcywh_to_xyxy(boxes_cxcywh)
+    assert boxes_xyxy.tolist() == [[[0.25, 0.125, 0.75, 0.375]], [[8.0, 20.0, 12.0, 20.0]]]
+    torch.testing.assert_close(xyxy_to_cxcywh(boxes_xyxy), boxes_cxcywh)
+
+
+def test_giou_of_pairs_in_all_positions():
+    box = torch.tensor([0.0, 0.0, 2.0, 2.0])
+    others = torch.tensor([
+        [0.0, 0.0, 2.0, 2.0],  # the same
+        [1.0, 1.0, 3.0, 3.0],  # a quarter shared: 1 of 7, hull 9
+        [3.0, 0.0, 4.0, 2.0],  # beside it: union 6, hull 8
+        [0.5, 0.5, 1.5, 1.5],  # inside
+        [2.0, 2.0, 2.0, 2.0],  # a point on the corner
+    ])  # fmt: skip
+    iou, giou = paired_iou_giou(box, others)
+    assert iou.tolist() == pytest.approx([1, 1 / 7, 0, 1 / 4, 0])
+    assert giou.tolist() == pytest.approx([1, 1 / 7 - 2 / 9, -2 / 8, 1 / 4, 0])
+    points = cxcywh_to_xyxy(torch.tensor([[0.5, 0.5, 0.0, 0.0]], requires_grad=True))
+    _, giou = paired_iou_giou(points, points)
+    assert giou.item() == 0
+
+
+def test_broadcast_pairs_are_torchvisions_matrix():
+    generator = torch.Generator().manual_seed(0)
+    first, second = (torch.rand(count, 2, 2, generator=generator).sort(dim=1).values.flatten(1) for count in (7, 5))
+    iou, giou = paired_iou_giou(first[:, None], second[None])
+    torch.testing.assert_close(iou, box_iou(first, second))
+    torch.testing.assert_close(giou, generalized_box_iou(first, second))
+
+
+def test_the_gradient_of_giou_is_finite_where_boxes_have_no_area():
+    boxes = torch.tensor([[0.5, 0.5, 0.0, 0.0], [0.5, 0.5, 0.2, 0.0], [0.1, 0.1, 0.2, 0.2]], requires_grad=True)
+    target = cxcywh_to_xyxy(torch.tensor([[0.5, 0.5, 0.0, 0.0]]))
+    _, giou = paired_iou_giou(cxcywh_to_xyxy(boxes), target)
+    giou.sum().backward()
+    assert giou.isfinite().all() and boxes.grad.isfinite().all()

@@ -1,0 +1,55 @@
+"""Errors on one line, number ranges, and random state that comes back whole."""
+
+import math
+import random
+
+import numpy as np
+import pytest
+import torch
+
+from neo_model.utils import Bounds, UserError
+from neo_model.utils.seeding import random_state, restore_random_state, seed_everything
+
+
+def test_a_user_error_is_one_line_whatever_it_is_made_of():
+    error = UserError("data.root", "holds\n  no images", "give another\nfolder")
+    assert str(error) == "data.root: holds no images; give another folder"
+
+
+@pytest.mark.parametrize(
+    ("bounds", "inside", "outside", "text"),
+    [
+        (Bounds(low=1), [1, 10**9], [0, 0.5, -1], "at least 1"),
+        (Bounds(low=0.0, low_open=True), [1e-9, 5], [0, -1], "above 0"),
+        (Bounds(low=0.0, high=1.0), [0, 0.5, 1], [-0.1, 1.1], "between 0 and 1"),
+    ],
+)
+def test_bounds(bounds, inside, outside, text):
+    assert all(bounds.contains(value) for value in inside)
+    assert not any(bounds.contains(value) for value in [*outside, math.nan, math.inf, -math.inf])
+    assert str(bounds) == text
+
+
+def draw() -> list[float]:
+    return [random.random(), random.gauss(0, 1), np.random.rand(), np.random.randn(), torch.rand(()).item()]
+
+
+@pytest.mark.parametrize("seed", [0, 7, 2**40])
+def test_a_seed_decides_all_generators(seed):
+    draws = []
+    for _ in range(2):
+        seed_everything(seed)
+        draws.append(draw())
+    assert draws[0] == draws[1]
+    seed_everything(seed + 1)
+    assert all(first != other for first, other in zip(draws[0], draw(), strict=True))
+
+
+def test_random_state_comes_back_from_a_file_in_the_middle_of_a_pair_of_normals(tmp_path):
+    seed_everything(3)
+    draw()  # leaves the second normal of a pair waiting in Python's and NumPy's generators
+    torch.save(random_state(), tmp_path / "state.pt")
+    expected = draw()
+    draw()
+    restore_random_state(torch.load(tmp_path / "state.pt", weights_only=True))
+    assert draw() == expected
