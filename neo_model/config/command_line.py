@@ -3,7 +3,6 @@
 import argparse
 import sys
 import traceback
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +61,7 @@ def _refuse_option(message: str) -> None:
 
 def _train(options: argparse.Namespace) -> int:
     from neo_model.config.sweep import run_sweep
-    from neo_model.config.validate import check_files, preflight, validate_training
+    from neo_model.config.validate import check_training
 
     if options.multirun:
         return run_sweep(options.overrides, options.config_dir)
@@ -77,17 +76,12 @@ def _train(options: argparse.Namespace) -> int:
     folder = _value_of("hydra.run.dir", options.overrides)
     if folder is not None:
         check_unused(Path(str(folder)))
-    if not found:
-        check_files(config)
-    validate_training(config, found)
-    preflight(config)
-    return _start_training(config, lambda: _run_dir(composed, folder))
-
-
-def _start_training(config: DictConfig, open_folder: Callable[[], Path]) -> int:
+    if config.resume is not None:
+        found.append(UserError("resume", "is set in a file", "give resume=RUN_DIR on the command line"))
+    check_training(config, found)
     from neo_model.config.jobs import train_job
 
-    train_job(config, open_folder)
+    train_job(config, lambda: _run_dir(composed, folder))
     return 0
 
 
@@ -101,7 +95,10 @@ def _resume(overrides: list[str], run_dir: Path) -> int:
         raise UserError(own[0], "does not go with resume", f"leave it out, the run stays in {run_dir}")
     config = resumed_config(run_dir, [override for override in overrides if _key(override) != "resume"])
     preflight(config)
-    return _start_training(config, lambda: run_dir)
+    from neo_model.config.jobs import train_job
+
+    train_job(config, lambda: run_dir, resume=True)
+    return 0
 
 
 def _evaluate(options: argparse.Namespace) -> int:

@@ -28,13 +28,14 @@ from neo_model.utils.seeding import seed_everything
 log = logging.getLogger("neo_model")
 
 
-def train_job(config: DictConfig, open_folder: Callable[[], Path]) -> float:
-    """Train from the start, or from where the run of ``config.resume`` stopped.
+def train_job(config: DictConfig, open_folder: Callable[[], Path], *, resume: bool = False) -> float:
+    """Train from the start, or from where the run in the folder stopped.
 
     Args:
         config: a checked configuration.
         open_folder: creates the run's folder and returns it; called once annotations, images and weights have proved
             usable, so that a mistake of the user's leaves no run behind.
+        resume: go on from the folder's newest checkpoint.
 
     Returns:
         the best validation AP.
@@ -47,17 +48,15 @@ def train_job(config: DictConfig, open_folder: Callable[[], Path]) -> float:
         data = instantiate(config.data, key="data")
         data.check_same_classes()
         seed_everything(config.seed)
-        model = _starting_model(config, len(data.classes.names))
+        model = _starting_model(config, len(data.classes.names), resume=resume)
         run_dir = open_folder()
         file_log.setTarget(_log_file(run_dir / "train.log"))
+        if not resume:
+            (run_dir / "config.yaml").write_text(OmegaConf.to_yaml(config))
         runner = _runner(config, model, data, run_dir)
         log.info("%s, %d classes, %s", _title(config), len(data.classes.names), runner.hardware)
-        if config.resume is not None:
-            runner.restore(runner.last_path)
-            done, total = runner.progress.step, runner.total_steps
-            log.info("going on after step %d of %d", done, total)
-            if runner.progress.epoch >= config.epochs:
-                log.info("all %d epochs are done; epochs=N trains for longer", config.epochs)
+        if resume:
+            _restore(runner)
         try:
             best = runner.run()
         except Interrupted:
@@ -68,10 +67,10 @@ def train_job(config: DictConfig, open_folder: Callable[[], Path]) -> float:
     return best
 
 
-def _starting_model(config: DictConfig, num_classes: int) -> nn.Module:
+def _starting_model(config: DictConfig, num_classes: int, *, resume: bool) -> nn.Module:
     """The model with the weights that a new run starts from; a resumed run fills in its own."""
     node = OmegaConf.to_container(config.model, resolve=True)
-    if config.resume is not None:
+    if resume:
         return build_model_from_config(model_node({"model": node}), num_classes=num_classes)
     model = build_model_from_config(node, num_classes=num_classes)
     if config.weights is not None:
@@ -80,10 +79,6 @@ def _starting_model(config: DictConfig, num_classes: int) -> nn.Module:
 
 
 def _runner(config: DictConfig, model: nn.Module, data: DetectionData, run_dir: Path) -> Runner:
-    saved = config.copy()
-    saved.resume = None  # how this process started is no part of what is trained
-    if config.resume is None:
-        (run_dir / "config.yaml").write_text(OmegaConf.to_yaml(saved))
     return Runner(
         model=model,
         criterion=instantiate(config.criterion, key="criterion", num_classes=len(data.classes.names)),
@@ -97,8 +92,16 @@ def _runner(config: DictConfig, model: nn.Module, data: DetectionData, run_dir: 
         settings=RunSettings(**{field.name: config[field.name] for field in dataclasses.fields(RunSettings)}),
         run_dir=run_dir,
         # Unresolved, so that what comes from the environment stays there.
-        config=OmegaConf.to_container(saved, resolve=False),
+        config=OmegaConf.to_container(config, resolve=False),
     )
+
+
+def _restore(runner: Runner) -> None:
+    runner.restore(runner.last_path)
+    log.info("going on after step %d of %d", runner.progress.step, runner.total_steps)
+    epochs = runner.settings.epochs
+    if runner.progress.epoch >= epochs:
+        log.info("all %d epochs are done; epochs=N trains for longer", epochs)
 
 
 def _title(config: DictConfig) -> str:

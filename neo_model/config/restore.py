@@ -60,7 +60,6 @@ def resumed_config(run_dir: Path, overrides: list[str]) -> DictConfig:
     changed = sorted(key for key in before.keys() | after.keys() if before.get(key) != after.get(key))
     refused = [key for key in changed if key.split(".")[0] not in schema.CHANGEABLE_ON_RESUME]
     raise_all([UserError(key, f"is {before.get(key)!r} in {run_dir}", _resume_remedy(key)) for key in refused])
-    config.resume = str(run_dir)
     return config
 
 

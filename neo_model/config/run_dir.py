@@ -36,8 +36,7 @@ def chosen_folder(folder: Path) -> Path:
         if not os.access(folder, os.W_OK):
             raise PermissionError(None, "Permission denied")
     except OSError as error:
-        cause = error.strerror or str(error)
-        raise UserError(str(folder), cause, "choose another folder by hydra.run.dir=DIR") from error
+        raise UserError(str(folder), error.strerror or str(error), "choose another folder") from error
     return folder
 
 

@@ -16,8 +16,8 @@ from omegaconf import DictConfig, OmegaConf
 from neo_model.config.compose import CONF, VERSION_BASE, compose_collecting, parse_overrides, set_root, without_hydra
 from neo_model.config.hydra_guard import check_composed_hydra
 from neo_model.config.problems import raise_all
-from neo_model.config.run_dir import new_folder
-from neo_model.config.validate import preflight, validate_training
+from neo_model.config.run_dir import chosen_folder, new_folder
+from neo_model.config.validate import check_training, validate_training
 from neo_model.utils import UserError
 
 RESULT_FILE = "result.json"
@@ -51,6 +51,7 @@ def run_sweep(overrides: list[str], config_dir: str | None) -> int:
         folder = new_folder(folder.parent)
     elif any(folder.glob(f"*/{RESULT_FILE}")):
         raise UserError(str(folder), "already holds a sweep", "choose another hydra.sweep.dir")
+    chosen_folder(folder)
     fixed = [override.key_or_group for override in parsed if override.key_or_group not in swept]
     own = [f"hydra.sweep.dir={_quoted(str(folder))}", f"hydra.job.config.override_dirname.exclude_keys={_list(fixed)}"]
     kept = [text for text in overrides if not text.startswith("hydra.sweep.dir=")]
@@ -62,7 +63,8 @@ def run_sweep(overrides: list[str], config_dir: str | None) -> int:
     finally:
         sys.argv = before
         results = read_results(folder)
-        print(table(results, folder))
+        (folder / "results.txt").write_text(table(results, folder) + "\n")
+        print("", table(results, folder), sep="\n")
     return _exit_code(results)
 
 
@@ -83,8 +85,7 @@ def _check_jobs(overrides: list[str], swept: list[str], config_dir: str | None) 
         try:
             if config.get("resume"):
                 problems.append(UserError("resume", "does not go with -m", "resume one run at a time"))
-            validate_training(config, problems)
-            preflight(config)
+            check_training(config, problems)
         except UserError as error:
             found.append(error)
     raise_all(found)
@@ -100,6 +101,7 @@ def run_job(config: DictConfig) -> float:
     own = HydraConfig.get()
     run_dir = Path(own.runtime.output_dir)
     result = {"job": own.job.num, "folder": run_dir.name, "AP": None, "error": None, "user_error": False}
+    print(f"\njob {run_dir.name}", file=sys.stderr)
     try:
         validate_training(config)
         from neo_model.config.jobs import train_job

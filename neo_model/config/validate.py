@@ -24,6 +24,17 @@ DATA_FILES = ("train_annotations", "val_annotations")
 DATA_FOLDERS = ("train_images", "val_images")
 
 
+def check_training(config: DictConfig, found: Iterable[UserError] = ()) -> None:
+    """Everything that can be known to be wrong with a training run before it starts; see `validate_training`.
+
+    What is cheap comes first: without its files a data set is refused before torch is imported.
+    """
+    if not found:
+        check_files(config)
+    validate_training(config, found)
+    preflight(config)
+
+
 def validate_training(config: DictConfig, found: Iterable[UserError] = ()) -> None:
     """Check a training configuration; no file is read and no device asked for.
 

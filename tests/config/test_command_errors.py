@@ -148,6 +148,7 @@ def test_training_and_validation_of_different_classes(refused, make_coco):
 def test_a_folder_that_cannot_be_made(refused, tiny, trained, tmp_path, folder):
     (tmp_path / "file").write_text("mine")
     assert f"error: {folder}: " in refused("train", *tiny, f"hydra.run.dir={folder}")
+    assert f"error: {folder}: " in refused("train", "-m", "seed=1,2", *tiny, f"hydra.sweep.dir={folder}")
     assert f"error: {folder}: " in refused("eval", f"ckpt={trained}/checkpoints/best.pt", f"hydra.run.dir={folder}")
 
 

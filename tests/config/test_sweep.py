@@ -1,11 +1,13 @@
 """python train.py -m: jobs in named folders, their results, and failures that stay their own."""
 
 import json
+import signal
 from pathlib import Path
 
 import pytest
 
 from neo_model.config.sweep import job_folder
+from neo_model.engine.progress import Interrupted
 
 
 @pytest.fixture
@@ -66,6 +68,19 @@ def test_a_crash_in_one_job_is_shown_and_tabled(command, short, monkeypatch):
     assert outcome.code == 1
     assert [result["AP"] for result in results(Path("sweep"))] == [None, 0.25]
     assert "Traceback" in outcome.err and "ZeroDivisionError: of ours" in outcome.out
+
+
+def test_ctrl_c_ends_the_sweep_and_keeps_what_is_finished(command, short, monkeypatch):
+    def interrupt_at_seed_2(config, open_folder):
+        if config.seed == 2:
+            raise Interrupted(signal.SIGINT)
+        return 0.25
+
+    monkeypatch.setattr("neo_model.config.jobs.train_job", interrupt_at_seed_2)
+    outcome = command("train", "-m", "seed=1,2,3", *short, "data/resolution=480x270", "hydra.sweep.dir=sweep")
+    assert outcome.code == 130
+    assert [result["AP"] for result in results(Path("sweep"))] == [0.25]
+    assert "0_seed=1  AP 0.2500" in Path("sweep/results.txt").read_text()
 
 
 def test_nothing_starts_when_one_combination_is_wrong(command, short, tmp_path):

@@ -89,6 +89,13 @@ def test_every_experiment_of_the_notebook_fits_the_code(tmp_path, monkeypatch):
         validate_training(compose_training([f"experiments={name}", "data.root=/disk/mine"]))
 
 
+def test_resume_is_for_the_command_line_only(command, tiny, tmp_path):
+    (tmp_path / "mine" / "experiments").mkdir(parents=True)
+    (tmp_path / "mine" / "experiments" / "again.yaml").write_text("# @package _global_\nresume: run\n")
+    error = command("train", *tiny, "experiments=again", "--config-dir", str(tmp_path / "mine")).error
+    assert "resume: is set in a file; give resume=RUN_DIR on the command line" in error
+
+
 def test_debug_shows_where_a_user_error_comes_from(command):
     assert "Traceback" not in command("train", "epochs=0").err
     outcome = command("train", "epochs=0", "debug=true")
