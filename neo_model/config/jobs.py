@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import logging
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from logging.handlers import MemoryHandler
@@ -176,6 +177,10 @@ def run_log() -> Iterator[MemoryHandler]:
         log.addHandler(handler)
     try:
         yield file_log
+    except Exception as error:  # the terminal gets it from the caller, the file would not
+        trace = None if isinstance(error, UserError) else sys.exc_info()
+        file_log.handle(log.makeRecord(log.name, logging.ERROR, __file__, 0, "stopped: %s", (error,), trace))
+        raise
     finally:
         target = file_log.target
         for handler in (console, file_log):

@@ -3,7 +3,7 @@
 import re
 import textwrap
 
-from neo_model.config.compose import CONF, ROOT, choices, group_names
+from neo_model.config.compose import CONF, ROOT, choices, compose, group_names
 
 WIDTH = 100
 
@@ -61,7 +61,8 @@ results: outputs/train/TIME/ (or hydra.run.dir=DIR)
   metrics.jsonl  losses, rates and AP, a JSON object a line
   tensorboard/   the same for TensorBoard, with pictures
   checkpoints/   last.pt to resume from, best.pt to use
-Sweeps: outputs/sweep/TIME/JOB/ (or hydra.sweep.dir=DIR).
+A sweep: outputs/sweep/TIME/JOB/ (or hydra.sweep.dir=DIR) and results.txt, what each job reached.
+Ctrl-C ends a run with a checkpoint that resume= goes on from.
 """,
     "eval": """\
 results: outputs/eval/TIME/ (or hydra.run.dir=DIR)
@@ -100,8 +101,9 @@ def description(path) -> str:
 
 
 def _groups() -> str:
-    lines = ["groups (GROUP=CHOICE), * is the default:"]
-    defaults = dict(re.findall(r"^  - ([\w/]+): (\S+)$", (CONF / "train.yaml").read_text(), re.MULTILINE))
+    lines = ["groups (GROUP=CHOICE), * is what bare python train.py takes:"]
+    chosen = compose("train", []).hydra.runtime.choices
+    defaults = {key.partition("@")[0]: choice for key, choice in chosen.items()}
     for group in group_names():
         lines += ["", f"  {group}"]
         folder = ROOT if group == "experiments" else CONF

@@ -1,5 +1,6 @@
 """python train.py: what a run leaves behind and says."""
 
+import contextlib
 import json
 import os
 import re
@@ -14,6 +15,8 @@ from neo_model.config import compose
 from neo_model.config.compose import choices, compose_training, group_names
 from neo_model.config.manual import EXAMPLES
 from neo_model.config.validate import validate_training
+from neo_model.engine import Runner
+from neo_model.utils import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -72,6 +75,19 @@ def test_a_run_starts_from_the_weights_of_another(command, tiny, trained):
     assert torch.allclose(old["ema"]["module"][name], new["model"][name], atol=1e-6)
 
 
+@pytest.mark.parametrize("error", [ZeroDivisionError("of ours"), UserError("step 3", "diverged", "lower optim.lr")])
+def test_what_ends_a_run_is_in_its_log(command, tiny, monkeypatch, error):
+    def run(runner):
+        raise error
+
+    monkeypatch.setattr(Runner, "run", run)
+    with pytest.raises(ZeroDivisionError) if isinstance(error, ZeroDivisionError) else contextlib.nullcontext():
+        assert command("train", *tiny, "hydra.run.dir=run").code == 2
+    log = Path("run/train.log").read_text()
+    assert f"ERROR stopped: {error}" in log
+    assert ("Traceback" in log) == isinstance(error, ZeroDivisionError)
+
+
 def test_an_experiment_of_the_notebook_is_found_from_any_folder(command, tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(compose, "ROOT", tmp_path / "checkout")
     monkeypatch.setenv("NEO_MODEL_ROOT", "")
@@ -111,6 +127,8 @@ def test_help_is_a_manual(command):
         listed = outcome.out.split(f"\n  {group}\n")[1].split("\n\n")[0]
         assert [line.lstrip(" *").split()[0] for line in listed.splitlines() if line[4:6] in ("* ", "  ")
                 and line[6] != " "] == choices(group)  # fmt: skip
+    for choice in ("tiny", "shapes", "480x270", "short", "auto"):
+        assert f"    * {choice} " in outcome.out
     for key in ("epochs", "overfit", "limit_batches", "resume", "debug"):
         assert re.search(rf"^  {key} +\S", outcome.out, re.MULTILINE)
     assert outcome.out.count("\n  python train.py") == 5
