@@ -39,9 +39,10 @@ def shapes_root(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="package")
 def tiny(shapes_root) -> list[str]:
-    """Overrides of a run of seconds, without loggers."""
+    """Overrides of a run of seconds, without loggers; what the tests below count on is not left to defaults."""
     data = [f"data.root={shapes_root}", "data.num_train=12", "data.num_val=4"]
-    return ["model=tiny", *data, *SIZE, *CPU, "logger=none", "epochs=1"]
+    plan = ["evaluation.every=1", "evaluation.conf_threshold=0.01", "evaluation.nms_threshold=null"]
+    return ["model=tiny", *data, *SIZE, *CPU, *plan, "logger=none", "epochs=1"]
 
 
 @pytest.fixture(scope="package", autouse=True)
