@@ -136,8 +136,10 @@ def _key(override: str) -> str:
 
 
 def _value_of(key: str, overrides: list[str]) -> Any:
-    """What the overrides give for a key, None if they do not."""
+    """What the overrides give for the key of a folder, None if they do not."""
     values = [override.value() for override in parse_overrides(overrides) if override.key_or_group == key]
+    if "" in values:
+        raise UserError(key, "is empty", f"write {key}=DIR")
     return values[-1] if values else None
 
 

@@ -101,8 +101,9 @@ def _without_odd_choices(overrides: list[str]) -> tuple[list[str], list[UserErro
     remaining, found = [], []
     for override in parse_overrides(overrides):
         group, value = override.key_or_group, override.value()
-        if is_group(group) and isinstance(value, int | float) and not override.is_sweep_override():
-            name = str(value)
+        is_odd = isinstance(value, int | float) or (value is None and group != "experiments")
+        if is_group(group) and is_odd and not override.is_sweep_override() and not override.is_delete():
+            name = "null" if value is None else str(value)
             found.append(problems.unknown_name(name, choices(group), where=f"{group}={name}", what="choice"))
         else:
             remaining.append(override.input_line)

@@ -98,14 +98,15 @@ def test_a_run_stopped_in_mid_epoch_goes_on_at_the_next_batch(command, steps, st
 
 
 def test_ctrl_c_ends_train_py_with_a_checkpoint(tmp_path, steps):
+    longer = ["epochs=1000", "evaluation.every=1000", "hardware.workers=1", "hydra.run.dir=run"]
     process = subprocess.Popen(
-        [sys.executable, ROOT / "train.py", *steps, "epochs=1000", "evaluation.every=1000", "hydra.run.dir=run"],
-        cwd=tmp_path, stderr=subprocess.PIPE, text=True,
+        [sys.executable, ROOT / "train.py", *steps, *longer],
+        cwd=tmp_path, stderr=subprocess.PIPE, text=True, start_new_session=True,
     )  # fmt: skip
     metrics = tmp_path / "run" / "metrics.jsonl"
     while process.poll() is None and not (metrics.exists() and metrics.read_text().count("\n") >= 5):
         time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: the loader's worker gets it too
     _, messages = process.communicate(timeout=120)
     assert process.returncode == 130, messages
     assert "Traceback" not in messages
