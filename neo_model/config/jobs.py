@@ -130,13 +130,7 @@ def eval_job(checkpoint: dict, config: DictConfig, settings: DictConfig, open_fo
     """
     data = instantiate(config.data, key="data")
     check_classes(settings.ckpt, checkpoint["classes"], data.val_classes)
-    node = model_node({"model": OmegaConf.to_container(config.model, resolve=True)})
-    model = build_model_from_config(node, num_classes=len(checkpoint["classes"]["names"]))
-    try:
-        model.load_state_dict(averaged_weights(checkpoint))
-    except RuntimeError as error:
-        remedy = "leave model out, the checkpoint brings its own"
-        raise UserError(settings.ckpt, "holds the weights of another model", remedy) from error
+    model = _trained_model(checkpoint, config, settings.ckpt)
     hardware = instantiate(config.hardware, key="hardware")
     hardware.set_backends()
     loader = data.val_loader(
@@ -160,6 +154,17 @@ def eval_job(checkpoint: dict, config: DictConfig, settings: DictConfig, open_fo
     print(summary_table(metrics), class_table(metrics), sep="\n\n")
     print(f"\nmetrics and detections: {run_dir}")
     return metrics
+
+
+def _trained_model(checkpoint: dict, config: DictConfig, path: str) -> nn.Module:
+    node = model_node({"model": OmegaConf.to_container(config.model, resolve=True)})
+    model = build_model_from_config(node, num_classes=len(checkpoint["classes"]["names"]))
+    try:
+        model.load_state_dict(averaged_weights(checkpoint))
+    except RuntimeError as error:
+        remedy = "leave model out, the checkpoint brings its own"
+        raise UserError(path, "holds the weights of another model", remedy) from error
+    return model
 
 
 def _plan(config: DictConfig, settings: DictConfig) -> EvaluationPlan:
