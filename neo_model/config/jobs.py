@@ -16,9 +16,9 @@ from tqdm import tqdm
 from neo_model.config.build import build_model_from_config
 from neo_model.config.instantiate import instantiate
 from neo_model.config.targets import TARGET
-from neo_model.data import DetectionData
+from neo_model.data import Classes, DetectionData
 from neo_model.engine import EvaluationPlan, Runner, RunSettings, evaluate
-from neo_model.engine.checkpoint import averaged_weights, check_classes, model_node
+from neo_model.engine.checkpoint import averaged_weights, check_classes
 from neo_model.engine.console import ConsoleHandler
 from neo_model.engine.progress import Interrupted
 from neo_model.evaluation import CocoEvaluator, class_table, metrics_json, summary_table
@@ -49,7 +49,7 @@ def train_job(config: DictConfig, open_folder: Callable[[], Path], *, resume: bo
         data = instantiate(config.data, key="data")
         data.check_same_classes()
         seed_everything(config.seed)
-        model = _starting_model(config, len(data.classes.names), resume=resume)
+        model = _starting_model(config, data.classes, resume=resume)
         run_dir = open_folder()
         file_log.setTarget(_log_file(run_dir / "train.log"))
         if not resume:
@@ -68,14 +68,15 @@ def train_job(config: DictConfig, open_folder: Callable[[], Path], *, resume: bo
     return best
 
 
-def _starting_model(config: DictConfig, num_classes: int, *, resume: bool) -> nn.Module:
+def _starting_model(config: DictConfig, classes: Classes, *, resume: bool) -> nn.Module:
     """The model with the weights that a new run starts from; a resumed run fills in its own."""
     node = OmegaConf.to_container(config.model, resolve=True)
-    if resume:
-        return build_model_from_config(model_node({"model": node}), num_classes=num_classes)
-    model = build_model_from_config(node, num_classes=num_classes)
-    if config.weights is not None:
-        load_weights(model, config.weights, rehead=config.rehead)
+    pretrained_backbone = not resume and config.weights is None
+    model = build_model_from_config(node, num_classes=len(classes.names), pretrained_backbone=pretrained_backbone)
+    if config.weights is not None and not resume:
+        report = load_weights(model, config.weights, rehead=config.rehead)
+        if report.classes is not None and not config.rehead:
+            check_classes(config.weights, report.classes, classes)
     return model
 
 
@@ -157,7 +158,7 @@ def eval_job(checkpoint: dict, config: DictConfig, settings: DictConfig, open_fo
 
 
 def _trained_model(checkpoint: dict, config: DictConfig, path: str) -> nn.Module:
-    node = model_node({"model": OmegaConf.to_container(config.model, resolve=True)})
+    node = OmegaConf.to_container(config.model, resolve=True)
     model = build_model_from_config(node, num_classes=len(checkpoint["classes"]["names"]))
     try:
         model.load_state_dict(averaged_weights(checkpoint))

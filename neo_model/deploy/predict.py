@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from neo_model.data.image_files import DECODING
 from neo_model.data.transforms import FITS, Fit, render
-from neo_model.engine.checkpoint import averaged_weights, model_node, read_checkpoint
+from neo_model.engine.checkpoint import averaged_weights, read_checkpoint
 from neo_model.engine.evaluation_loop import EvaluationPlan, detect
 from neo_model.engine.hardware import Hardware
 from neo_model.utils import UserError
@@ -62,7 +62,7 @@ def load_detector(
     names = checkpoint["classes"]["names"]
     try:
         config = _without_interpolations(checkpoint["config"])
-        model = build_model_from_config(model_node(config), num_classes=len(names))
+        model = build_model_from_config(config["model"], num_classes=len(names))
         resolution = instantiate(config["data"]["resolution"], key="data.resolution")
         plan, fit = instantiate(config["evaluation"], key="evaluation"), config["data"]["fit"]
     except (KeyError, TypeError) as error:

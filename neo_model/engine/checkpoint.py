@@ -70,17 +70,6 @@ def averaged_weights(checkpoint: dict) -> dict[str, torch.Tensor]:
     return checkpoint["model"] if checkpoint["ema"] is None else checkpoint["ema"]["module"]
 
 
-def model_node(config: dict) -> dict:
-    """The model of a checkpoint's configuration, without the file that its backbone started from.
-
-    The checkpoint holds all weights; the file may be on another machine or on the internet.
-    """
-    model = dict(config["model"])
-    if "weights" in model["backbone"]:
-        model["backbone"] = {**model["backbone"], "weights": None}
-    return model
-
-
 def check_classes(path: Path | str, saved: dict, classes) -> None:
     """Refuse weights of other classes than the data's.
 

@@ -51,11 +51,12 @@ class HungarianMatcher(nn.Module):
         Raises:
             FloatingPointError: a prediction is NaN or infinite.
         """
-        # Padded per image: no image pays for another one's targets. The one wait for the device of the step.
-        cost = self.cost(logits_LBQC.float(), boxes_LBQ4.float(), labels_BT, targets_BT4).cpu()
+        # Padded per image: no image pays for another one's targets.
+        cost = self.cost(logits_LBQC.float(), boxes_LBQ4.float(), labels_BT, targets_BT4)
         # The costs alone miss classes that no target has, and everything where there are no targets.
-        predictions_are_finite = logits_LBQC.isfinite().all() & boxes_LBQ4.isfinite().all()
-        if not (predictions_are_finite and cost.isfinite().all()):
+        finite = logits_LBQC.isfinite().all() & boxes_LBQ4.isfinite().all() & cost.isfinite().all()
+        cost = cost.cpu()  # waits for the device; the next line then does not
+        if not finite:
             raise FloatingPointError("the model's predictions hold NaN or infinity")
         costs = cost.numpy()
         return [

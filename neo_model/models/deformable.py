@@ -73,10 +73,9 @@ def sample_and_mix(
     samples = []
     value_levels = value_BSD.split([h * w for h, w in sizes], dim=1)
     for (height, width), value, level_grid in zip(sizes, value_levels, grid, strict=True):
-        value_map = value.view(B, height, width, M, -1).permute(0, 3, 4, 1, 2).flatten(0, 1)
-        samples.append(
-            F.grid_sample(value_map, level_grid.to(value_map.dtype), padding_mode="zeros", align_corners=False)
-        )
+        # In float32, as the positions are: the kernel takes values and positions of one type only.
+        value_map = value.float().view(B, height, width, M, -1).permute(0, 3, 4, 1, 2).flatten(0, 1)
+        samples.append(F.grid_sample(value_map, level_grid, padding_mode="zeros", align_corners=False))
     weights = weights_BQMLP.permute(0, 2, 1, 3, 4).reshape(B * M, 1, Q, L * P)
-    mixed = (torch.cat(samples, dim=-1) * weights.to(value_BSD.dtype)).sum(-1)
-    return mixed.view(B, -1, Q).transpose(1, 2)
+    mixed = (torch.cat(samples, dim=-1) * weights).sum(-1)
+    return mixed.view(B, -1, Q).transpose(1, 2).to(value_BSD.dtype)

@@ -45,6 +45,8 @@ class RTDETR(nn.Module):
         super().__init__()
         if eval_decoder_layer is not None and eval_decoder_layer >= num_decoder_layers:
             raise ValueError(f"eval_decoder_layer={eval_decoder_layer} needs more than {num_decoder_layers} layers")
+        if encoder_dim % num_heads or decoder_dim % num_heads or encoder_dim % 4:
+            raise ValueError(f"num_heads={num_heads} must divide encoder_dim and decoder_dim, and 4 encoder_dim")
         self.num_classes = num_classes
         self.backbone = backbone
         self.encoder = HybridEncoder(

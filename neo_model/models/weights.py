@@ -12,8 +12,9 @@ from neo_model.utils import UserError
 
 log = logging.getLogger(__name__)
 
-# Buffers of published files that depend on one image size or are constants; ours are computed.
-IGNORED = re.compile(r"(^|\.)(num_batches_tracked|anchors|valid_mask|num_points_scale)$")
+# Buffers of published files that depend on one image size or are constants (ours are computed), and the embedding of
+# denoising labels, which a model without denoising has no use for.
+IGNORED = re.compile(r"(^|\.)(num_batches_tracked|anchors|valid_mask|num_points_scale|denoising_class_embed\.weight)$")
 # Files may lack these: published ones know no pixel buffers, and denoising only matters in training.
 OPTIONAL = re.compile(r"(^|\.)num_batches_tracked$|^pixel_(mean|std)$|^decoder\.denoising_class_embed\.weight$")
 # The parameters whose first dimension counts classes.
@@ -26,15 +27,17 @@ class LoadReport:
 
     Attributes:
         loaded: taken from the file.
-        reheaded: kept fresh since the class count differs.
+        reheaded: class layers, kept fresh as asked.
         fresh: kept fresh since the file lacks them.
         ignored: in the file and not needed.
+        classes: ``names`` and ``category_ids`` of the classes in the file, if it is one of ours.
     """
 
     loaded: list[str]
     reheaded: list[str]
     fresh: list[str]
     ignored: list[str]
+    classes: dict | None = None
 
     def __str__(self) -> str:
         parts = [f"{len(self.loaded)} tensors loaded"]
@@ -55,28 +58,24 @@ def load_weights(model: nn.Module, path: str | Path, *, rehead: bool = False) ->
     Args:
         model: an `RTDETR`.
         path: the file.
-        rehead: keep the model's fresh class heads where the class count of the file differs.
+        rehead: keep the model's own fresh class layers, whatever classes the file has.
 
     Raises:
         UserError: the file is missing, is no weight file, or belongs to another model.
     """
-    state = canonical_names(unwrap(read_tensors(path)))
-    wanted = model.state_dict()
+    content = read_tensors(path)
+    state, wanted = canonical_names(unwrap(content)), model.state_dict()
     _refuse_another_models(path, state, wanted)
-    misshapen = [k for k in wanted if k in state and state[k].shape != wanted[k].shape]
-    if misshapen and not rehead:
-        key = next(k for k in misshapen if k.endswith("score_head.bias"))
-        raise UserError(
-            str(path),
-            f"has {len(state[key])} classes, the data {len(wanted[key])}",
-            "give rehead=true to start with fresh class heads",
-        )
-    loadable = {k: v for k, v in state.items() if k in wanted and k not in misshapen}
+    reheaded = [k for k in wanted if rehead and CLASS_KEYS.match(k)]
+    if not rehead:
+        _refuse_other_classes(path, state, wanted)
+    loadable = {k: v for k, v in state.items() if k in wanted and k not in reheaded}
     report = LoadReport(
         loaded=list(loadable),
-        reheaded=misshapen,
+        reheaded=reheaded,
         fresh=[k for k in wanted if k not in state and not k.endswith("num_batches_tracked")],
         ignored=[k for k in state if k not in wanted],
+        classes=content.get("classes"),
     )
     model.load_state_dict(loadable, strict=False)
     log.info("%s: %s", path, report)
@@ -93,6 +92,16 @@ def _refuse_another_models(path: str | Path, state: dict[str, Tensor], wanted: d
     if found:
         cause = f"belongs to another model ({', '.join(found)})"
         raise UserError(str(path), cause, "choose the model the weights were made for with model=")
+
+
+def _refuse_other_classes(path: str | Path, state: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
+    for key in ("decoder.enc_score_head.bias", "decoder.denoising_class_embed.weight"):
+        if key in state and key in wanted and state[key].shape != wanted[key].shape:
+            # The embedding has a row more, for padding.
+            has, needs = (len(tensors[key]) - key.endswith("weight") for tensors in (state, wanted))
+            raise UserError(
+                str(path), f"has {has} classes, the data {needs}", "give rehead=true to start with fresh class heads"
+            )
 
 
 def read_tensors(path: str | Path) -> dict:

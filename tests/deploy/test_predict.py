@@ -99,10 +99,10 @@ def test_the_threshold_drops_low_scores_only(detector, image_paths):
 def test_the_average_is_used_where_there_is_one(make_checkpoint, image_paths):
     weights = torch.load(make_checkpoint(), weights_only=True)["model"]
     shifted = weights | {"decoder.dec_score_head.1.bias": weights["decoder.dec_score_head.1.bias"] - 1}
-    plain = neo_model.load_detector(make_checkpoint(model=shifted)).predict(image_paths[0])
+    plain = neo_model.load_detector(make_checkpoint(model=shifted)).predict(image_paths[0], conf_threshold=0)
     averaged = neo_model.load_detector(make_checkpoint(ema={"module": shifted, "n_averaged": torch.tensor(3)}))
-    assert_same(averaged.predict(image_paths[0]), plain)
-    unshifted = neo_model.load_detector(make_checkpoint()).predict(image_paths[0])
+    assert_same(averaged.predict(image_paths[0], conf_threshold=0), plain)
+    unshifted = neo_model.load_detector(make_checkpoint()).predict(image_paths[0], conf_threshold=0)
     assert plain.scores.max() < unshifted.scores.max()
 
 

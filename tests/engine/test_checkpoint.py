@@ -11,7 +11,6 @@ from neo_model.engine.checkpoint import (
     FORMAT,
     averaged_weights,
     check_classes,
-    model_node,
     read_checkpoint,
     write_checkpoint,
 )
@@ -110,11 +109,3 @@ def test_classes_must_be_the_same():
     ):
         with pytest.raises(UserError, match=f"best.pt: .*{cause}.*rehead=true"):
             check_classes("best.pt", saved, Classes(names=names, category_ids=ids))
-
-
-def test_a_model_from_a_checkpoint_asks_for_no_other_weights():
-    config = {"model": {"num_heads": 8, "backbone": {"name": "resnet18", "weights": "imagenet"}}}
-    assert model_node(config) == {"num_heads": 8, "backbone": {"name": "resnet18", "weights": None}}
-    assert config["model"]["backbone"]["weights"] == "imagenet"
-    plain = {"model": {"backbone": {"depth": 18}}}
-    assert model_node(plain) == plain["model"]

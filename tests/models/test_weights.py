@@ -124,6 +124,20 @@ def test_reheading_keeps_fresh_class_heads_and_says_so(make_model, published, sa
     assert all(key in record.getMessage() for key in heads)
 
 
+def test_reheading_starts_afresh_with_the_same_number_of_other_classes(make_model, published, save):
+    model = make_model(num_classes=80)
+    before = model.decoder.enc_score_head.weight.clone()
+    report = load_weights(model, save({"model": published}), rehead=True)
+    assert len(report.reheaded) == 7
+    torch.testing.assert_close(model.decoder.enc_score_head.weight, before)
+
+
+def test_a_model_without_denoising_leaves_the_embedding(make_model, published, save):
+    model = make_model(num_classes=80, num_denoising=0)
+    report = load_weights(model, save({"model": published}))
+    assert report.ignored == ["decoder.denoising_class_embed.weight"]
+
+
 def test_a_reheaded_model_trains(make_model, make_targets, published, save):
     model = make_model(num_classes=5)
     load_weights(model, save({"model": published}), rehead=True)

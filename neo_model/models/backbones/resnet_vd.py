@@ -9,10 +9,19 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from neo_model.models.backbones.pretrained import load_pretrained
 from neo_model.models.layers import ConvNorm
 from neo_model.utils import PositiveInt
 
 BLOCKS = {10: (1, 1, 1, 1), 18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
+RELEASE = "https://github.com/lyuwenyu/storage/releases/download/v0.1"
+# ImageNet weights as RT-DETR's authors publish them, by depth.
+PUBLISHED = {
+    18: f"{RELEASE}/ResNet18_vd_pretrained_from_paddle.pth",
+    34: f"{RELEASE}/ResNet34_vd_pretrained_from_paddle.pth",
+    50: f"{RELEASE}/ResNet50_vd_ssld_v2_pretrained_from_paddle.pth",
+    101: f"{RELEASE}/ResNet101_vd_ssld_pretrained_from_paddle.pth",
+}
 
 
 def _shortcut(in_channels: int, out_channels: int, stride: int, frozen_norm: bool) -> nn.Module:
@@ -91,8 +100,13 @@ class ResNetVD(nn.Module):
     Args:
         depth: 18, 34, 50 or 101 as published; 10 is one basic block a stage, for CPUs and tests.
         width: channels after the stem; 64 as published.
+        weights: ``imagenet`` fetches the published ImageNet weights, a path reads a local state dict, None starts
+            from random values.
         freeze_stem: the stem's parameters take no gradient (published for 50 and 101).
         freeze_norm: batch norm with fixed statistics everywhere (published for 50 and 101).
+
+    Raises:
+        UserError: the weights cannot be fetched or do not fit.
     """
 
     pixel_mean = (0.0, 0.0, 0.0)  # published weights expect pixel / 255 and nothing more
@@ -103,6 +117,7 @@ class ResNetVD(nn.Module):
         *,
         depth: Literal[10, 18, 34, 50, 101],
         width: PositiveInt = 64,
+        weights: str | None = None,
         freeze_stem: bool = False,
         freeze_norm: bool = False,
     ) -> None:
@@ -128,6 +143,8 @@ class ResNetVD(nn.Module):
         )
         self.out_channels = [w * block.expansion for w in widths[1:]]
         self._initialise()
+        if weights is not None:
+            load_pretrained(self, weights, url=PUBLISHED.get(depth))
         if freeze_stem:
             self.conv1.requires_grad_(False)
 

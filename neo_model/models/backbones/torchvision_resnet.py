@@ -1,15 +1,13 @@
 """torchvision's ResNets as backbones, with its ImageNet weights when asked for."""
 
 from typing import Literal
-from urllib.error import URLError
 
 from torch import Tensor, nn
 from torchvision.models import get_model, get_model_weights
 from torchvision.models._utils import IntermediateLayerGetter
 
+from neo_model.models.backbones.pretrained import load_pretrained
 from neo_model.models.layers import FrozenBatchNorm2d
-from neo_model.models.weights import read_tensors
-from neo_model.utils import UserError
 
 
 def _freeze_norms(module: nn.Module) -> None:
@@ -50,7 +48,9 @@ class TorchvisionResNet(nn.Module):
         freeze_norm: bool = False,
     ) -> None:
         super().__init__()
-        model = _load(name, weights)
+        model = get_model(name, weights=None)
+        if weights is not None:
+            load_pretrained(model, weights, url=get_model_weights(name).DEFAULT.url)
         if freeze_norm:
             _freeze_norms(model)
         self.out_channels = [getattr(model, f"layer{i}")[-1].conv1.in_channels for i in (2, 3, 4)]
@@ -61,28 +61,3 @@ class TorchvisionResNet(nn.Module):
 
     def forward(self, images: Tensor) -> list[Tensor]:
         return list(self.body(images).values())
-
-
-def _load(name: str, weights: str | None) -> nn.Module:
-    if weights is None:
-        return get_model(name, weights=None)
-    if weights == "imagenet":
-        try:
-            return get_model(name, weights=get_model_weights(name).DEFAULT)
-        except (URLError, OSError, RuntimeError) as error:
-            reason = str(getattr(error, "reason", error))
-            raise UserError(
-                f"model.backbone.weights=imagenet ({get_model_weights(name).DEFAULT.url})",
-                f"cannot be fetched ({reason})",
-                "download that file elsewhere and give its path as model.backbone.weights=FILE, "
-                "or model.backbone.weights=null for random weights",
-            ) from error
-    model = get_model(name, weights=None)
-    state = read_tensors(weights)
-    try:
-        model.load_state_dict(state)
-    except RuntimeError as error:
-        raise UserError(
-            f"model.backbone.weights={weights}", f"does not fit torchvision's {name}", "give the matching file"
-        ) from error
-    return model
