@@ -262,7 +262,11 @@ def _coco(rows: list[_Labels], width: int, height: int) -> dict:
     """The COCO dict of one split; image, annotation and category ids count from 1."""
     size = {"width": width, "height": height}
     images = [{"id": index + 1, "file_name": _file_name(index)} | size for index in range(len(rows))]
-    found = [(index, label, box) for index, (labels, boxes) in enumerate(rows) for label, box in zip(labels, boxes)]
+    found = [
+        (index, label, box)
+        for index, (labels, boxes) in enumerate(rows)
+        for label, box in zip(labels, boxes, strict=True)
+    ]
     annotations = [
         {
             "id": number,
