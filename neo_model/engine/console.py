@@ -86,11 +86,6 @@ class ProgressLine:
             is_worth_it = (is_first and self._figures) or self._done == self._total
             self._show(every_seconds=0.0 if is_worth_it else self._every_seconds)
 
-    def note(self, text: str) -> None:
-        """Say what is going on instead of training, until the next step."""
-        self._note = text
-        self._show(every_seconds=0.0)
-
     def track(self, items: Iterable[Item], text: str, total: int) -> Iterator[Item]:
         """Pass ``items`` on and count them beside ``text``, such as "evaluating"."""
         for number, item in enumerate(items, start=1):

@@ -1,6 +1,8 @@
 """The machine a run uses and how much it gives it to do at once."""
 
 import os
+import resource
+import sys
 from typing import Literal
 
 import torch
@@ -24,7 +26,6 @@ class Hardware:
         channels_last: memory layout of images and weights.
         cudnn_benchmark: try convolution algorithms for each new input size.
         tf32: let float32 matrix products use tensor cores.
-        fused_optimizer: one kernel for all parameters; auto where the device has it.
     """
 
     def __init__(
@@ -39,7 +40,6 @@ class Hardware:
         channels_last: bool = True,
         cudnn_benchmark: bool = True,
         tf32: bool = True,
-        fused_optimizer: Literal["auto"] | bool = "auto",
     ) -> None:
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -50,12 +50,21 @@ class Hardware:
         self.batch_size, self.accumulate = batch_size, accumulate
         self.workers, self.prefetch = min(workers, os.cpu_count() or 1), prefetch
         self.channels_last, self.cudnn_benchmark, self.tf32 = channels_last, cudnn_benchmark, tf32
-        self.fused_optimizer = True if fused_optimizer == "auto" else fused_optimizer
 
     @property
     def pin_memory(self) -> bool:
         """Page-locked batches, for copies that do not wait."""
         return self.device.type == "cuda"
+
+    @property
+    def loading(self) -> dict:
+        """What a data set's loaders are to be given."""
+        return {
+            "batch_size": self.batch_size,
+            "workers": self.workers,
+            "prefetch": self.prefetch,
+            "pin_memory": self.pin_memory,
+        }
 
     def set_backends(self) -> None:
         """Apply the process-wide switches."""
@@ -85,8 +94,8 @@ class Hardware:
         """Peak memory in GiB: allocated on the GPU, or resident in this process."""
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated() / 2**30
-        with open("/proc/self/statm") as file:
-            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**30
+        unit = 1 if sys.platform == "darwin" else 2**10
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
 
     def __str__(self) -> str:
         name = torch.cuda.get_device_name() if self.device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"

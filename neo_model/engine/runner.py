@@ -84,15 +84,10 @@ class Runner:
         self.progress = Progress()
         self.metrics_file, self.loggers = MetricsFile(run_dir), loggers
         hardware.set_backends()
-        loading = {"workers": hardware.workers, "prefetch": hardware.prefetch, "pin_memory": hardware.pin_memory}
-        self.train_loader = data.train_loader(
-            batch_size=hardware.batch_size, seed=settings.seed, overfit=settings.overfit, **loading
-        )
-        self.val_loader = data.val_loader(
-            batch_size=hardware.batch_size, overfit=settings.overfit, limit=settings.limit_batches, **loading
-        )
+        self.train_loader = data.train_loader(seed=settings.seed, overfit=settings.overfit, **hardware.loading)
+        self.val_loader = data.val_loader(overfit=settings.overfit, limit=settings.limit_batches, **hardware.loading)
         model = hardware.place_model(model)
-        optimizer = optim.build(model, fused=hardware.fused_optimizer)
+        optimizer = optim.build(model)
         self.steps_per_epoch = math.ceil(self.batches_per_epoch / hardware.accumulate)
         self.total_steps = self.steps_per_epoch * settings.epochs
         self.learner = Learner(

@@ -30,21 +30,17 @@ class CocoEvaluator:
         ground_truth: COCO dictionary with ``images`` (id), ``annotations`` (image_id, category_id, bbox xywh in pixels;
             ``area`` and ``iscrowd`` are filled in where absent) and ``categories`` (id, name). It is not changed.
         classes_category_ids: the category id of each label, in label order; the same set as in the ground truth.
-        max_detections: how many detections count, per image and category, for every figure but AR1 and AR10.
 
     Raises:
         ValueError: category ids differ from the ground truth's, or a ground-truth box is not finite.
     """
 
-    def __init__(self, ground_truth: dict, classes_category_ids: list[int], max_detections: int = 100) -> None:
-        if max_detections <= 10:
-            raise ValueError(f"max_detections must be above 10, got {max_detections}")
+    def __init__(self, ground_truth: dict, classes_category_ids: list[int]) -> None:
         declared = {category["id"] for category in ground_truth["categories"]}
         if declared != set(classes_category_ids):
             different = sorted(declared.symmetric_difference(classes_category_ids))
             raise ValueError(f"category ids of the classes and of the ground truth differ in {different[:5]}")
         self._category_ids = list(classes_category_ids)
-        self._max_detections = max_detections
         self._ground_truth = {
             "images": [{"id": image["id"]} for image in ground_truth["images"]],
             "categories": [dict(category) for category in ground_truth["categories"]],
@@ -110,7 +106,6 @@ class CocoEvaluator:
         truth = _index(self._ground_truth)
         evaluation = COCOeval(truth, _index(self._ground_truth | {"annotations": self._result_annotations()}), "bbox")
         evaluation.params.imgIds = image_ids
-        evaluation.params.maxDets = [1, 10, self._max_detections]
         with contextlib.redirect_stdout(io.StringIO()):
             evaluation.evaluate()
             evaluation.accumulate()

@@ -30,9 +30,9 @@ class AdamW:
         self.lr, self.backbone_lr_ratio = lr, backbone_lr_ratio
         self.betas, self.weight_decay, self.clip_norm = tuple(betas), weight_decay, clip_norm
 
-    def build(self, model: nn.Module, *, fused: bool) -> torch.optim.AdamW:
-        """The optimizer of ``model``; ``fused`` runs one kernel for all parameters of a group."""
+    def build(self, model: nn.Module) -> torch.optim.AdamW:
+        """The optimizer of ``model``, with one fused kernel for all parameters of a group, as CPUs and GPUs have it."""
         groups = parameter_groups(
             model, lr=self.lr, backbone_lr=self.lr * self.backbone_lr_ratio, weight_decay=self.weight_decay
         )
-        return torch.optim.AdamW(groups, lr=self.lr, betas=self.betas, fused=fused)
+        return torch.optim.AdamW(groups, lr=self.lr, betas=self.betas, fused=True)

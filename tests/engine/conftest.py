@@ -38,7 +38,7 @@ def make_learner(make_model):
     ) -> Learner:
         detector = hardware.place_model(make_model(**model))
         settings = AdamW(lr=1e-3, clip_norm=clip_norm)
-        optimizer = optimizer(detector.parameters()) if optimizer else settings.build(detector, fused=False)
+        optimizer = optimizer(detector.parameters()) if optimizer else settings.build(detector)
         scaler = hardware.grad_scaler()
         if scaler.is_enabled():
             scaler.load_state_dict(scaler.state_dict() | {"scale": scale})

@@ -92,14 +92,14 @@ def test_the_live_line_is_redrawn_at_most_five_times_a_second(clock):
     line.close()
 
 
-def test_a_note_is_shown_until_the_next_step(clock):
+def test_tracked_items_are_counted_until_the_next_step(clock):
     stream = io.StringIO()
     line = ProgressLine(10, stream=stream, every_seconds=0.0)
     line.advance(epoch="1/2", **FIGURES)
-    line.note("saving")
+    list(line.track("a", "saving", 1))
     line.advance()
     lines = stream.getvalue().splitlines()
-    assert lines[1] == "epoch 1/2  step  1/10  saving"
+    assert lines[1] == "epoch 1/2  step  1/10  saving 1/1"
     assert "saving" not in lines[2]
 
 
@@ -119,7 +119,7 @@ def test_an_invisible_line_writes_nothing(clock):
     stream = Terminal()
     with ProgressLine(2, stream=stream, visible=False) as line:
         line.advance(**FIGURES)
-        line.note("evaluating")
+        list(line.track("a", "evaluating", 1))
     assert stream.getvalue() == ""
 
 
