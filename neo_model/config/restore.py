@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
@@ -54,18 +55,25 @@ def resumed_config(run_dir: Path, overrides: list[str]) -> DictConfig:
         raise UserError("resume", f"{run_dir} holds no {LAST_CHECKPOINT}", "give a folder of outputs/train")
     from neo_model.engine.checkpoint import read_checkpoint
 
-    saved = read_checkpoint(path)["config"]
-    config = restore_training_config(saved, overrides)
-    before, after = _flat(saved), _flat(OmegaConf.to_container(config))
+    checkpoint = read_checkpoint(path)
+    config = restore_training_config(checkpoint["config"], overrides)
+    before, after = _flat(checkpoint["config"]), _flat(OmegaConf.to_container(config))
     changed = sorted(key for key in before.keys() | after.keys() if before.get(key) != after.get(key))
-    refused = [key for key in changed if key.split(".")[0] not in schema.CHANGEABLE_ON_RESUME]
-    raise_all([UserError(key, f"is {before.get(key)!r} in {run_dir}", _resume_remedy(key)) for key in refused])
+    is_within_epoch = checkpoint["progress"]["batch"] > 0
+    refused = [(key, _resume_remedy(key, before.get(key), is_within_epoch=is_within_epoch)) for key in changed]
+    raise_all([UserError(key, f"is {before.get(key)!r} in {run_dir}", remedy) for key, remedy in refused if remedy])
     return config
 
 
-def _resume_remedy(key: str) -> str:
-    changeable = ", ".join(schema.CHANGEABLE_ON_RESUME)
-    return f"a resumed run may change {changeable}; for another {key} start a new run, with weights= if you like"
+def _resume_remedy(key: str, value: Any, *, is_within_epoch: bool) -> str | None:
+    """What to do instead of changing ``key``, which was ``value``, in a resumed run; None if it may change."""
+    if not any(key == allowed or key.startswith(f"{allowed}.") for allowed in schema.CHANGEABLE_ON_RESUME):
+        changeable = ", ".join(schema.CHANGEABLE_ON_RESUME)
+        return f"a resumed run may change {changeable}; for another {key} start a new run, with weights= if you like"
+    if is_within_epoch and key in schema.FIXED_WITHIN_AN_EPOCH:
+        kept = "null" if value is None else value
+        return f"the run stopped within an epoch: go on with {key}={kept}, it may change between epochs"
+    return None
 
 
 def _replace_groups(config: DictConfig, groups: list[Override]) -> list[UserError]:

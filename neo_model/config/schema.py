@@ -38,7 +38,13 @@ EVALUATION_SETTINGS = {
 SUPPLIED = {"num_classes": "the number of classes comes from the annotations"}
 
 # Changing these on resume is the same training; changing anything else is another one.
-CHANGEABLE_ON_RESUME = ("epochs", "hardware", "logger", "evaluation", "debug", "limit_batches", "log_every")
+# The data may have moved: their paths may change, to where the same images and annotations lie.
+CHANGEABLE_ON_RESUME = (
+    *("epochs", "hardware", "logger", "evaluation", "debug", "limit_batches", "log_every"),
+    *("data.root", "data.train_images", "data.train_annotations", "data.val_images", "data.val_annotations"),
+)
+# These decide which images the batches of an epoch hold, so not while one is half done.
+FIXED_WITHIN_AN_EPOCH = ("hardware.batch_size", "hardware.accumulate", "limit_batches")
 
 # A data set may have this key for its other paths to start with, also when its class does not take it.
 PATH_PREFIX = "root"

@@ -1,6 +1,7 @@
 """What a run has reached, and a polite way to stop it."""
 
 import signal
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from types import FrameType
 
@@ -64,3 +65,11 @@ class StopRequest:
         if self.signal_number is not None:
             raise Interrupted(number)
         self.signal_number = number
+
+
+def unless_stopped(batches: Iterable, stop: StopRequest) -> Iterator:
+    """``batches``, ended by `Interrupted` as soon as a stop is asked for; the checkpoint says what is unfinished."""
+    for batch in batches:
+        if stop.signal_number is not None:
+            raise Interrupted(stop.signal_number)
+        yield batch

@@ -4,7 +4,7 @@ import itertools
 import logging
 import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from neo_model.engine.console import ProgressLine
 from neo_model.engine.evaluation_loop import EvaluationPlan, detect, evaluate
 from neo_model.engine.hardware import Hardware
 from neo_model.engine.loggers import Logger, MetricsFile
-from neo_model.engine.progress import Interrupted, Progress, StopRequest
+from neo_model.engine.progress import Interrupted, Progress, StopRequest, unless_stopped
 from neo_model.engine.step_recorder import StepRecorder
 from neo_model.engine.training_loop import Learner, train_one_epoch
 from neo_model.evaluation import SUMMARY_KEYS, CocoEvaluator, draw_detections
@@ -139,7 +139,10 @@ class Runner:
 
     def _train(self, stop: StopRequest, line: ProgressLine) -> None:
         progress, plan, epochs = self.progress, self.plan, self.settings.epochs
-        if progress.unevaluated or (plan.at_start and progress.step == 0):
+        if plan.at_start and progress.step == 0:
+            progress.unevaluated = True
+            self.save(self.last_path)  # a stop during this first evaluation has something to go on from, too
+        if progress.unevaluated:
             self._evaluate(stop, line)
         while progress.epoch < epochs and not self._is_patience_over():
             batches = self._until_stopped(self._batches(), stop)
@@ -241,7 +244,7 @@ class Runner:
         if with_optimizer:
             content |= {
                 "optimizer": learner.optimizer.state_dict(),
-                "scheduler": {"last_epoch": learner.scheduler.last_epoch},
+                "scheduler": {"last_epoch": learner.scheduler.last_epoch, "steps_per_epoch": self.steps_per_epoch},
                 "scaler": learner.scaler.state_dict(),
                 "random": random_state(),
             }
@@ -251,7 +254,7 @@ class Runner:
         """Go on from a checkpoint of `save`.
 
         Raises:
-            UserError: it holds no optimizer, or other classes than the data.
+            UserError: it holds no optimizer, other classes than the data, or part of an epoch of another length.
         """
         content = read_checkpoint(path)
         if "optimizer" not in content:
@@ -265,19 +268,21 @@ class Runner:
         learner.optimizer.load_state_dict(content["optimizer"])
         learner.scaler.load_state_dict(content["scaler"])
         self.progress.__dict__.update(content["progress"])
-        # The factor is a pure function of the step, of this run's length: a longer run replans the rest.
-        scheduler = learner.scheduler
-        scheduler.last_epoch = content["scheduler"]["last_epoch"]
-        groups = learner.optimizer.param_groups
-        for group, base, factor in zip(groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True):
-            group["lr"] = base * factor(scheduler.last_epoch)
+        self._restore_schedule(path, content["scheduler"])
         self.metrics_file.truncate(self.progress.step)
         restore_random_state(content["random"])
 
-
-def unless_stopped(batches: Iterable, stop: StopRequest) -> Iterator:
-    """``batches``, ended by `Interrupted` as soon as a stop is asked for; the checkpoint says what is unfinished."""
-    for batch in batches:
-        if stop.signal_number is not None:
-            raise Interrupted(stop.signal_number)
-        yield batch
+    def _restore_schedule(self, path: Path, saved: dict[str, int]) -> None:
+        """Take the schedule up where it was: its factor is a pure function of the step and of this run's length."""
+        progress, scheduler = self.progress, self.learner.scheduler
+        scheduler.last_epoch = saved["last_epoch"]
+        if saved["steps_per_epoch"] != self.steps_per_epoch:
+            if progress.batch:
+                cause = f"stopped within an epoch of {saved['steps_per_epoch']} steps, which now has"
+                raise UserError(str(path), f"{cause} {self.steps_per_epoch}", "go on with the same data and batches")
+            # Another batch size: as many epochs are behind the schedule, however many steps they took.
+            scheduler.last_epoch = progress.epoch * self.steps_per_epoch
+            self.total_steps += progress.step - scheduler.last_epoch
+        groups = self.learner.optimizer.param_groups
+        for group, base, factor in zip(groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True):
+            group["lr"] = base * factor(scheduler.last_epoch)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -97,7 +98,8 @@ def test_a_run_stopped_in_mid_epoch_goes_on_at_the_next_batch(command, steps, st
     assert losses(straight) == losses("parts")
 
 
-def test_ctrl_c_ends_train_py_with_a_checkpoint(tmp_path, steps):
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_train_py_with_a_checkpoint(tmp_path, steps, number, code):
     longer = ["epochs=1000", "evaluation.every=1000", "hardware.workers=1", "hydra.run.dir=run"]
     process = subprocess.Popen(
         [sys.executable, ROOT / "train.py", *steps, *longer],
@@ -106,11 +108,11 @@ def test_ctrl_c_ends_train_py_with_a_checkpoint(tmp_path, steps):
     metrics = tmp_path / "run" / "metrics.jsonl"
     while process.poll() is None and not (metrics.exists() and metrics.read_text().count("\n") >= 5):
         time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: the loader's worker gets it too
+    os.killpg(process.pid, number)  # as a terminal and `timeout` do: the loader's worker gets it too
     _, messages = process.communicate(timeout=120)
-    assert process.returncode == 130, messages
+    assert process.returncode == code, messages
     assert "Traceback" not in messages
-    assert messages.splitlines()[-2:] == ["next: python train.py resume=run", "stopped: SIGINT"]
+    assert messages.splitlines()[-2:] == ["next: python train.py resume=run", f"stopped: {number.name}"]
     progress = last(tmp_path / "run")["progress"]
     assert progress["step"] == lines(tmp_path / "run")[-1]["step"] >= 5
     assert list((tmp_path / "run" / "checkpoints").iterdir()) == [tmp_path / "run" / "checkpoints" / "last.pt"]
@@ -153,8 +155,31 @@ def test_a_resumed_run_stays_the_same_training(command, run_of_a_step, tmp_path,
     assert not os.listdir(tmp_path)
 
 
-def test_hardware_may_change_on_resume(command, tiny):
-    assert command("train", *tiny, "limit_batches=1", "hydra.run.dir=run").code == 0
-    assert command("train", "resume=run", "epochs=2", "hardware.batch_size=2").code == 0
+def test_hardware_may_change_and_data_may_move_between_epochs(command, run_of_a_step, shapes_root, tmp_path):
+    shutil.copytree(run_of_a_step, "run")
+    shutil.copytree(shapes_root, "moved")
+    changes = ["limit_batches=null", "hardware.batch_size=2", "hardware.accumulate=2", "data.root=moved"]
+    outcome = command("train", "resume=run", "epochs=2", *changes)
+    assert outcome.code == 0, outcome.err
     assert last("run")["config"]["hardware"]["batch_size"] == 2
-    assert last("run")["progress"]["epoch"] == 2
+    # The first epoch took a step, the second 12 images in batches of 2 x 2; the schedule is at the end of two such.
+    assert (last("run")["progress"]["epoch"], last("run")["progress"]["step"]) == (2, 1 + 3)
+    assert last("run")["scheduler"] == {"last_epoch": 6, "steps_per_epoch": 3}
+    assert "step    4/4" in outcome.err or "step 4/4" in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("override", "kept"),
+    [
+        ("limit_batches=2", "limit_batches=1"),
+        ("hardware.batch_size=2", "hardware.batch_size=4"),
+        ("hardware.accumulate=3", "hardware.accumulate=1"),
+    ],
+)
+def test_what_makes_up_an_epoch_stays_within_one(command, run_of_a_step, override, kept):
+    shutil.copytree(run_of_a_step, "run")
+    checkpoint = last("run")
+    checkpoint["progress"]["batch"] = 1
+    torch.save(checkpoint, "run/checkpoints/last.pt")
+    error = command("train", "resume=run", "epochs=2", override).error
+    assert f"the run stopped within an epoch: go on with {kept}" in error

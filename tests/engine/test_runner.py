@@ -15,6 +15,7 @@ from neo_model.evaluation import SUMMARY_KEYS
 from neo_model.losses import Criterion, HungarianMatcher
 from neo_model.ops.geometry import Affine
 from neo_model.optim import AdamW, Constant, Ema
+from neo_model.utils import UserError
 
 WIDTH, HEIGHT, NUM_BATCHES = 96, 64, 4
 
@@ -215,3 +216,37 @@ def test_a_stop_during_evaluation_leaves_it_to_be_done_after_resume(make_runner,
     runner.run()
     assert list(records(runner, "val/AP")) == [NUM_BATCHES]
     assert not read_checkpoint(runner.last_path)["progress"]["unevaluated"]
+
+
+def test_a_stop_during_the_evaluation_at_the_start_leaves_a_checkpoint(make_runner, monkeypatch, scripted_ap):
+    with monkeypatch.context() as patch:
+        patch.setattr(Data, "val_loader", lambda self, **_: Batches(signal_before=1))
+        patch.setattr("neo_model.engine.runner.evaluate", lambda model, batches, *others: list(batches))
+        interrupted = make_runner(epochs=1, at_start=True)
+        with pytest.raises(Interrupted):
+            interrupted.run()
+    scripted_ap(0.1, 0.2)
+    runner = make_runner(epochs=1, at_start=True)
+    runner.restore(interrupted.last_path)
+    runner.run()
+    assert list(records(runner, "val/AP")) == [0, NUM_BATCHES]
+
+
+def test_another_batch_size_takes_the_schedule_up_at_the_same_epoch(make_runner, scripted_ap):
+    scripted_ap(0.1, 0.2)
+    first = make_runner(epochs=1)
+    first.run()
+    runner = make_runner(epochs=2, accumulate=2)
+    runner.restore(first.last_path)
+    assert runner.learner.scheduler.last_epoch == NUM_BATCHES // 2
+    runner.run()
+    assert runner.learner.scheduler.last_epoch == NUM_BATCHES
+    assert runner.progress.step == runner.total_steps == NUM_BATCHES + NUM_BATCHES // 2
+
+
+def test_part_of_an_epoch_goes_on_with_the_same_batches_only(make_runner):
+    first = make_runner(signal_before=2)
+    with pytest.raises(Interrupted):
+        first.run()
+    with pytest.raises(UserError, match="within an epoch of 4 steps, which now has 1; go on with the same data"):
+        make_runner(limit_batches=1).restore(first.last_path)
