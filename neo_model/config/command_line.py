@@ -8,6 +8,7 @@ from typing import Any
 
 from hydra._internal.utils import get_args_parser
 from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 
 from neo_model.config.compose import CONF, VERSION_BASE, compose_collecting, parse_overrides, without_hydra
 from neo_model.config.hydra_guard import check_composed_hydra, is_hydra_override, permitted_overrides
@@ -73,9 +74,9 @@ def _train(options: argparse.Namespace) -> int:
     if _is_hydra_command(options):
         return _hydra_command("train", options.arguments, found)
     config = without_hydra(composed)
-    folder = _value_of("hydra.run.dir", options.overrides)
+    folder = _chosen_run_dir(composed, options.overrides)
     if folder is not None:
-        check_unused(Path(str(folder)))
+        check_unused(folder)
     if config.resume is not None:
         found.append(UserError("resume", "is set in a file", "give resume=RUN_DIR on the command line"))
     check_training(config, found)
@@ -120,10 +121,11 @@ def _evaluate(options: argparse.Namespace) -> int:
 
     checkpoint = read_checkpoint(settings.ckpt)
     config = restore_training_config(checkpoint["config"], others, further_keys=EVALUATION_SETTINGS)
+    folder = _chosen_run_dir(composed, own)
     preflight(config, training=config.overfit > 0)
     from neo_model.config.jobs import eval_job
 
-    eval_job(checkpoint, config, settings, lambda: _run_dir(composed, _value_of("hydra.run.dir", own)))
+    eval_job(checkpoint, config, settings, lambda: _run_dir(composed, folder))
     return 0
 
 
@@ -143,10 +145,21 @@ def _value_of(key: str, overrides: list[str]) -> Any:
     return values[-1] if values else None
 
 
-def _run_dir(composed: DictConfig, folder: Any) -> Path:
+def _chosen_run_dir(composed: DictConfig, overrides: list[str]) -> Path | None:
+    """The folder that the overrides name, None if they do not; it may refer to other keys, as in runs/${optim.lr}."""
+    if _value_of("hydra.run.dir", overrides) is None:
+        return None
+    try:
+        return Path(composed.hydra.run.dir)
+    except OmegaConfBaseException as error:
+        cause = str(error).splitlines()[0]
+        raise UserError("hydra.run.dir", cause, "refer to keys of the configuration, or write DIR out") from error
+
+
+def _run_dir(composed: DictConfig, folder: Path | None) -> Path:
     """The folder that the user named, or a new one beside the earlier runs."""
     if folder is not None:
-        return chosen_folder(Path(str(folder)))
+        return chosen_folder(folder)
     return new_folder(Path(composed.hydra.run.dir).parent)
 
 

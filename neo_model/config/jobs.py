@@ -9,12 +9,14 @@ from contextlib import contextmanager
 from logging.handlers import MemoryHandler
 from pathlib import Path
 
+import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 from tqdm import tqdm
 
 from neo_model.config.build import build_model_from_config
 from neo_model.config.instantiate import instantiate
+from neo_model.config.quoting import typed
 from neo_model.config.targets import TARGET
 from neo_model.data import Classes, DetectionData
 from neo_model.engine import EvaluationPlan, Runner, RunSettings, evaluate
@@ -45,7 +47,7 @@ def train_job(config: DictConfig, open_folder: Callable[[], Path], *, resume: bo
         UserError: the data, the weights or the disk are at fault.
         Interrupted: Ctrl-C or SIGTERM, after the checkpoint.
     """
-    with run_log() as file_log:
+    with run_log() as file_log, _naming_the_batch_size():
         data = instantiate(config.data, key="data")
         data.check_same_classes()
         seed_everything(config.seed)
@@ -61,10 +63,11 @@ def train_job(config: DictConfig, open_folder: Callable[[], Path], *, resume: bo
         try:
             best = runner.run()
         except Interrupted:
-            log.info("next: python train.py resume=%s", run_dir)
+            if runner.last_path.is_file():
+                log.info("next: python train.py %s", typed("resume", run_dir))
             raise
         log.info("done: %s reached AP %.4f at its best", run_dir, best)
-        log.info("next: python eval.py ckpt=%s", runner.best_path)
+        log.info("next: python eval.py %s", typed("ckpt", runner.best_path))
     return best
 
 
@@ -106,6 +109,17 @@ def _restore(runner: Runner) -> None:
         log.info("all %d epochs are done; epochs=N trains for longer", epochs)
 
 
+@contextmanager
+def _naming_the_batch_size() -> Iterator[None]:
+    """A GPU that runs out of memory is the user's to give less to do at once."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        remedy = "lower it (and raise hardware.accumulate), use hardware=rtx3090_lowmem, or a smaller data/resolution"
+        said = ". ".join(str(error).split(". ")[:2])  # torch goes on with advice for programmers
+        raise UserError("hardware.batch_size", f"is too much for the GPU ({said})", remedy) from error
+
+
 def _title(config: DictConfig) -> str:
     """What is trained on what, for example "RTDETR with ResNetVD 50 on coco"."""
     backbone = config.model.backbone
@@ -134,19 +148,13 @@ def eval_job(checkpoint: dict, config: DictConfig, settings: DictConfig, open_fo
     model = _trained_model(checkpoint, config, settings.ckpt)
     hardware = instantiate(config.hardware, key="hardware")
     hardware.set_backends()
-    loader = data.val_loader(
-        batch_size=hardware.batch_size,
-        workers=hardware.workers,
-        prefetch=hardware.prefetch,
-        pin_memory=hardware.pin_memory,
-        overfit=config.overfit,
-        limit=config.limit_batches,
-    )
+    loader = data.val_loader(overfit=config.overfit, limit=config.limit_batches, **hardware.loading)
     evaluator = CocoEvaluator(data.val_ground_truth(config.overfit), checkpoint["classes"]["category_ids"])
     run_dir = open_folder()
     batches = tqdm(loader, desc="evaluating", unit="batch", leave=False, disable=None)
     try:
-        evaluate(hardware.place_model(model), batches, evaluator, _plan(config, settings), hardware)
+        with _naming_the_batch_size():
+            evaluate(hardware.place_model(model), batches, evaluator, _plan(config, settings), hardware)
     except FloatingPointError as error:
         raise UserError(settings.ckpt, str(error), "evaluate with hardware.precision=fp32") from error
     metrics = evaluator.compute(only_seen=config.limit_batches is not None)

@@ -63,6 +63,9 @@ results: outputs/train/TIME/ (or hydra.run.dir=DIR)
   checkpoints/   last.pt to resume from, best.pt to use
 A sweep: outputs/sweep/TIME/JOB/ (or hydra.sweep.dir=DIR) and results.txt, what each job reached.
 Ctrl-C ends a run with a checkpoint that resume= goes on from.
+
+this machine's own settings: conf/local/default.yaml, not under version control, is read after the
+  groups if it exists. It begins with "# @package _global_", then e.g. "hardware: {workers: 8}".
 """,
     "eval": """\
 results: outputs/eval/TIME/ (or hydra.run.dir=DIR)
@@ -115,6 +118,8 @@ def _groups() -> str:
 
 def _keys(job: str) -> str:
     lines = ["keys (KEY=VALUE) of the top level; keys in groups are written group.key, as in optim.lr=1e-4:", ""]
+    if job == "train":
+        lines.insert(1, "(python train.py --cfg job prints every key there is, under the overrides that you give)")
     for key, value, meaning in re.findall(r"^(\w+): (.*?)  # (.*)$", (CONF / f"{job}.yaml").read_text(), re.MULTILINE):
         shown = "required" if value == "???" else value
         lines += _entry(key, f"{meaning} [{shown}]", indent=2, column=20)

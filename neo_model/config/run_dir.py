@@ -4,6 +4,7 @@ import os
 from datetime import datetime
 from pathlib import Path
 
+from neo_model.config.quoting import typed
 from neo_model.utils import UserError
 
 RUN_FILES = ("config.yaml", "checkpoints")
@@ -43,5 +44,5 @@ def chosen_folder(folder: Path) -> Path:
 def check_unused(folder: Path) -> None:
     """Raise ``UserError`` if the folder holds a run."""
     if any((folder / name).exists() for name in RUN_FILES):
-        remedy = f"go on with it by resume={folder}, or choose another folder"
+        remedy = f"go on with it by {typed('resume', folder)}, or choose another folder"
         raise UserError(str(folder), "already holds a run", remedy)

@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from neo_model.config.compose import CONF, VERSION_BASE, compose_collecting, parse_overrides, set_root, without_hydra
 from neo_model.config.hydra_guard import check_composed_hydra
 from neo_model.config.problems import raise_all
+from neo_model.config.quoting import quoted
 from neo_model.config.run_dir import chosen_folder, new_folder
 from neo_model.config.validate import check_training, validate_training
 from neo_model.utils import UserError
@@ -25,10 +26,13 @@ LONGEST_NAME = 100
 
 
 def job_folder(number: int, overrides: str) -> str:
-    """A job's folder name: "0_lr=5e-05,resolution=480x270" for "optim.lr=5e-05,data/resolution=480x270"."""
+    """A job's folder name: "0_lr-5e-05_resolution-480x270" for "optim.lr=5e-05,data/resolution=480x270".
+
+    It holds nothing that a path in an override would have to be quoted for.
+    """
     short = [re.sub(r"^[+~]*[\w./@-]*[./](?=\w+=)", "", part) for part in overrides.split(",")]
-    safe = re.sub(r"[^\w.,=+-]", "", ",".join(short))
-    return f"{number}_{safe}"[:LONGEST_NAME].rstrip("_.,")
+    safe = re.sub(r"[^\w.+-]", "", "_".join(short).replace("=", "-"), flags=re.ASCII)
+    return f"{number}_{safe}"[:LONGEST_NAME].rstrip("_.-")
 
 
 OmegaConf.register_new_resolver("sweep_job_folder", job_folder, replace=True)
@@ -53,7 +57,7 @@ def run_sweep(overrides: list[str], config_dir: str | None) -> int:
         raise UserError(str(folder), "already holds a sweep", "choose another hydra.sweep.dir")
     chosen_folder(folder)
     fixed = [override.key_or_group for override in parsed if override.key_or_group not in swept]
-    own = [f"hydra.sweep.dir={_quoted(str(folder))}", f"hydra.job.config.override_dirname.exclude_keys={_list(fixed)}"]
+    own = [f"hydra.sweep.dir={quoted(str(folder))}", f"hydra.job.config.override_dirname.exclude_keys={_list(fixed)}"]
     kept = [text for text in overrides if not text.startswith("hydra.sweep.dir=")]
     arguments = ["--multirun", *(["--config-dir", config_dir] if config_dir else []), *kept, *own]
     set_root()
@@ -110,6 +114,7 @@ def run_job(config: DictConfig) -> float:
     except UserError as error:
         result |= {"error": str(error), "user_error": True}
         print(f"error: {error}", file=sys.stderr)
+        _release(error.__cause__)
     except Exception as error:  # a crash of one job must not take the others with it; it is shown and tabled
         result |= {"error": traceback.format_exception_only(error)[-1].strip()}
         traceback.print_exc()
@@ -118,9 +123,10 @@ def run_job(config: DictConfig) -> float:
     return math.nan if result["AP"] is None else result["AP"]
 
 
-def _release(error: Exception) -> None:
+def _release(error: BaseException | None) -> None:
     """Let go of what a failed job's frames hold, on the GPU too, before the next job starts."""
-    traceback.clear_frames(error.__traceback__)
+    if error is not None:
+        traceback.clear_frames(error.__traceback__)
     gc.collect()
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():
@@ -150,10 +156,5 @@ def _exit_code(results: list[dict]) -> int:
     return 2 if all(result["user_error"] for result in failed) else 1
 
 
-def _quoted(text: str) -> str:
-    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
-    return f"'{escaped}'"
-
-
 def _list(texts: list[str]) -> str:
-    return f"[{','.join(map(_quoted, texts))}]"
+    return f"[{','.join(map(quoted, texts))}]"

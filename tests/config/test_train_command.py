@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from neo_model.config.compose import choices, compose_training, group_names
 from neo_model.config.manual import EXAMPLES
 from neo_model.config.validate import validate_training
 from neo_model.engine import Runner
+from neo_model.engine.progress import Interrupted
 from neo_model.utils import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -57,6 +59,16 @@ def test_the_run_folder_can_be_chosen_and_its_configuration_trains_again(command
     assert checkpoint["config"] == compose.OmegaConf.to_container(saved)
 
 
+def test_a_run_folder_may_refer_to_other_keys_and_hold_spaces(command, tiny, tmp_path):
+    chosen = ["optim.lr=3e-4", "hydra.run.dir='my runs/${optim.lr}'"]
+    outcome = command("train", *tiny, "limit_batches=1", *chosen)
+    assert outcome.code == 0, outcome.err
+    assert os.listdir("my runs") == ["0.0003"]
+    assert outcome.err.splitlines()[-1] == "next: python eval.py 'ckpt=\"my runs/0.0003/checkpoints/best.pt\"'"
+    assert "already holds a run" in command("train", *tiny, *chosen).error
+    assert "hydra.run.dir: " in command("train", *tiny, "hydra.run.dir='runs/${optm.lr}'").error
+
+
 def test_limit_batches_and_overfit_shorten_what_an_epoch_sees(command, tiny):
     assert command("train", *tiny, "epochs=2", "limit_batches=2", "log_every=1", "hydra.run.dir=limited").code == 0
     assert [record["step"] for record in records(Path("limited")) if "train/loss" in record] == [1, 2, 3, 4]
@@ -75,6 +87,15 @@ def test_a_run_starts_from_the_weights_of_another(command, tiny, trained):
     assert torch.allclose(old["ema"]["module"][name], new["model"][name], atol=1e-6)
 
 
+def test_no_checkpoint_is_offered_where_there_is_none(command, tiny, monkeypatch):
+    def run(runner):
+        raise Interrupted(signal.SIGINT)
+
+    monkeypatch.setattr(Runner, "run", run)
+    outcome = command("train", *tiny, "hydra.run.dir=run")
+    assert outcome.code == 130 and "resume=" not in outcome.err
+
+
 @pytest.mark.parametrize("error", [ZeroDivisionError("of ours"), UserError("step 3", "diverged", "lower optim.lr")])
 def test_what_ends_a_run_is_in_its_log(command, tiny, monkeypatch, error):
     def run(runner):
@@ -86,6 +107,19 @@ def test_what_ends_a_run_is_in_its_log(command, tiny, monkeypatch, error):
     log = Path("run/train.log").read_text()
     assert f"ERROR stopped: {error}" in log
     assert ("Traceback" in log) == isinstance(error, ZeroDivisionError)
+
+
+def test_a_gpu_without_the_memory_is_the_users_to_spare(command, tiny, trained, monkeypatch):
+    def fill(*arguments):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. See the documentation.")
+
+    monkeypatch.setattr(Runner, "run", fill)
+    monkeypatch.setattr("neo_model.config.jobs.evaluate", fill)
+    assert command("train", *tiny, "hydra.run.dir=run").code == 2
+    said = "hardware.batch_size: is too much for the GPU (CUDA out of memory. Tried to allocate 2.00 GiB); lower it"
+    assert said in Path("run/train.log").read_text()
+    error = command("eval", f"ckpt={trained}/checkpoints/best.pt").error
+    assert said in error and "hardware=rtx3090_lowmem" in error
 
 
 def test_an_experiment_of_the_notebook_is_found_from_any_folder(command, tiny, tmp_path, monkeypatch):
@@ -133,6 +167,7 @@ def test_help_is_a_manual(command):
         assert re.search(rf"^  {key} +\S", outcome.out, re.MULTILINE)
     assert outcome.out.count("\n  python train.py") == 5
     assert max(map(len, outcome.out.splitlines())) <= 100
+    assert "python train.py --cfg job prints every key" in outcome.out and "conf/local/default.yaml" in outcome.out
     assert "ckpt=FILE" in command("eval", "--help").out
 
 
