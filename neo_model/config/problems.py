@@ -110,7 +110,12 @@ def from_hydra(error: Exception, config: DictConfig, groups: Iterable[str]) -> U
         group, _, name = str(error.missing_cfg_file).rpartition("/")
         options = list(error.options or [])
         problem = unknown_name(name, options, where=f"{group}={name}", what="choice")
-        return UserError(problem.where, problem.cause, f"{problem.remedy} (python train.py --help lists all)")
+        remedy = f"{problem.remedy} (python train.py --help lists all)"
+        if group == "data/resolution" and re.fullmatch(SIZE, name):
+            width, height = map(int, name.split("x"))
+            if width * 9 == height * 16:
+                remedy = f"it is 16:9, write data.resolution.width={width} data.resolution.height={height}"
+        return UserError(problem.where, problem.cause, remedy)
     text = " ".join(str(error).split())
     found = re.match(r"Could not (?:override|delete from config\.|append to config\.)[^']*'([^']+)'", text)
     if found and "already at" not in text:

@@ -16,7 +16,8 @@ class Resolution:
         any_aspect: permit other shapes than 16:9.
 
     Raises:
-        UserError: a size is not 16:9; the nearest valid ones are named.
+        UserError: a size is not 16:9; the nearest valid ones are named. Or ``width`` x ``height`` lies outside
+            ``train_sizes``, as after changing it alone.
     """
 
     def __init__(
@@ -38,6 +39,10 @@ class Resolution:
         for size in (self.size, *self.train_sizes):
             if not any_aspect:
                 check_16_9(*size)
+        smallest, largest = min(self.train_sizes), max(self.train_sizes)
+        if not smallest <= self.size <= largest:
+            cause = f"training would still use train_sizes, {_shown(smallest)} to {_shown(largest)}"
+            raise UserError(f"data/resolution {self}", cause, "add data.resolution.train_sizes=null, or other sizes")
 
     @property
     def size(self) -> tuple[int, int]:
@@ -51,7 +56,11 @@ class Resolution:
         return self.train_sizes
 
     def __str__(self) -> str:
-        return f"{self.width}x{self.height}"
+        return _shown(self.size)
+
+
+def _shown(size_wh: tuple[int, int]) -> str:
+    return f"{size_wh[0]}x{size_wh[1]}"
 
 
 def check_16_9(width: int, height: int) -> None:
@@ -60,4 +69,5 @@ def check_16_9(width: int, height: int) -> None:
         return
     steps = sorted({max(1, round(width / ASPECT_WIDTH)), max(1, round(height / ASPECT_HEIGHT))})
     nearest = " or ".join(f"{ASPECT_WIDTH * step}x{ASPECT_HEIGHT * step}" for step in steps)
-    raise UserError(f"data/resolution {width}x{height}", "is not 16:9", f"use {nearest}, or set any_aspect=true")
+    remedy = f"use {nearest}, or set data.resolution.any_aspect=true"
+    raise UserError(f"data/resolution {width}x{height}", "is not 16:9", remedy)

@@ -20,8 +20,9 @@ def test_16_9_sizes_pass(size):
     ],
 )
 def test_other_shapes_are_refused_with_the_nearest_sizes(size, nearest):
-    with pytest.raises(UserError, match=f"{size[0]}x{size[1]}: is not 16:9; use {nearest}"):
+    with pytest.raises(UserError, match=f"{size[0]}x{size[1]}: is not 16:9; use {nearest}, or set data") as caught:
         Resolution(width=size[0], height=size[1])
+    assert str(caught.value).endswith("or set data.resolution.any_aspect=true")
 
 
 def test_every_training_size_is_checked():
@@ -33,6 +34,15 @@ def test_every_training_size_is_checked():
 def test_malformed_training_sizes(sizes):
     with pytest.raises(UserError, match="train_sizes"):
         Resolution(width=480, height=270, train_sizes=sizes)
+
+
+@pytest.mark.parametrize("size", [(480, 270), (2400, 1350)])
+def test_a_size_outside_the_training_sizes_is_refused(size):
+    sizes = [[1600, 900], [2240, 1260], [1920, 1080]]
+    wanted = "train_sizes, 1600x900 to 2240x1260; add data.resolution.train_sizes=null"
+    with pytest.raises(UserError, match=f"data/resolution {size[0]}x{size[1]}: .* {wanted}"):
+        Resolution(width=size[0], height=size[1], train_sizes=sizes)
+    assert Resolution(width=1760, height=990, train_sizes=sizes).size == (1760, 990)
 
 
 def test_any_aspect_permits_squares():
