@@ -59,8 +59,24 @@ def _refuse_escape(annotations: Path, name: str) -> None:
     raise UserError(annotations, f"file_name {name!r} leads out of the image folder", "name files inside it")
 
 
+def decode(path: Path, *, remedy: str) -> np.ndarray:
+    """A file as RGB uint8 [H, W, 3], whatever its channels and depth.
+
+    Raises:
+        UserError: the file cannot be read or is no image; with this ``remedy``.
+    """
+    try:
+        image = cv2.imdecode(np.fromfile(path, np.uint8), DECODING)
+    except (OSError, cv2.error) as error:
+        cause = getattr(error, "strerror", None) or "no image in it, or a forged size"
+        raise UserError(path, f"image cannot be read ({cause})", remedy) from None
+    if image is None:
+        raise UserError(path, "is not an image that can be decoded", remedy)
+    return image
+
+
 def load_image(path: Path, size_wh: tuple[int, int]) -> np.ndarray:
-    """Decode a file to RGB uint8 [H, W, 3], whatever its channels and depth.
+    """Decode an annotated file to RGB uint8 [H, W, 3].
 
     Args:
         path: the file.
@@ -69,15 +85,7 @@ def load_image(path: Path, size_wh: tuple[int, int]) -> np.ndarray:
     Raises:
         UserError: the file is missing, is no image, or has another size.
     """
-    try:
-        image = cv2.imdecode(np.fromfile(path, np.uint8), DECODING)
-    except FileNotFoundError:
-        raise UserError(path, "image is missing", "it was there when training began: restore it") from None
-    except (OSError, cv2.error) as error:
-        cause = getattr(error, "strerror", None) or "no image in it, or a forged size"
-        raise UserError(path, f"image cannot be read ({cause})", "replace or remove it") from None
-    if image is None:
-        raise UserError(path, "is not an image that can be decoded", "replace or remove it")
+    image = decode(path, remedy="restore it, or take it out of the annotations")
     height, width = image.shape[:2]
     if (width, height) != tuple(size_wh):
         wanted = f"{size_wh[0]}x{size_wh[1]}"

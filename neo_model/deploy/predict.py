@@ -5,12 +5,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from neo_model.data.image_files import DECODING
+from neo_model.data.image_files import decode
 from neo_model.data.transforms import FITS, Fit, render
 from neo_model.engine.checkpoint import averaged_weights, read_checkpoint
 from neo_model.engine.evaluation_loop import EvaluationPlan, detect
@@ -178,21 +177,10 @@ def _without_interpolations(config: dict) -> dict:
 def _pixels(image: Image, *, name: str) -> np.ndarray:
     """RGB uint8 [H, W, 3] from an array or a file, decoded as in training."""
     if isinstance(image, str | Path):
-        return _decoded(Path(image))
+        return decode(Path(image), remedy="give the path of a JPEG, PNG or other image file")
     if not isinstance(image, np.ndarray):
         raise UserError(name, f"is a {type(image).__name__}", "give a path or an RGB uint8 array [H, W, 3]")
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
         shown = f"{image.dtype} {list(image.shape)}"
         raise UserError(name, f"is an array of {shown}", "give an RGB uint8 array [H, W, 3]")
-    return image
-
-
-def _decoded(path: Path) -> np.ndarray:
-    try:
-        image = cv2.imdecode(np.fromfile(path, np.uint8), DECODING)
-    except (OSError, cv2.error) as error:
-        cause = getattr(error, "strerror", None) or "no image in it, or a forged size"
-        raise UserError(path, f"image cannot be read ({cause})", "give the path of an image file") from None
-    if image is None:
-        raise UserError(path, "is not an image that can be decoded", "give a JPEG, PNG or other image file")
     return image
