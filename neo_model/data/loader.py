@@ -5,6 +5,7 @@ travels to the workers in the requests, so their number changes nothing, and liv
 epoch.
 """
 
+import os
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -77,9 +78,14 @@ def _already_packed(batch):
 
 
 def _start_worker(worker: int) -> None:
-    """Each worker is one thread; Ctrl-C is the main process's to handle, which then ends the workers."""
+    """Each worker is one thread; Ctrl-C and SIGTERM are the main process's to handle, which then ends the workers.
+
+    A terminal, `timeout` and schedulers signal a whole process group, so each worker has one of its own. SIGTERM is not
+    ignored: it is what the main process ends workers with that it could not ask to end.
+    """
     cv2.setNumThreads(0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.setpgrp()
 
 
 def _engine(dataset: DetectionDataset, batches, *, workers: int, prefetch: int, pin_memory: bool, persistent: bool):
@@ -101,10 +107,15 @@ def _engine(dataset: DetectionDataset, batches, *, workers: int, prefetch: int, 
 
 
 def _unpacked(packed_batches) -> Iterator[Batch]:
-    for packed in packed_batches:
-        if isinstance(packed, UserError):
-            raise packed
-        yield packed.unpack()
+    try:
+        for packed in packed_batches:
+            if isinstance(packed, UserError):
+                raise packed
+            yield packed.unpack()
+    finally:
+        # An error's traceback keeps this frame; with the iterator in it the workers would outlive `close`, and what
+        # the garbage collector then takes apart in any order leaves torch waiting for them, 5 s a worker.
+        del packed_batches
 
 
 class TrainingOrder(Sampler):

@@ -147,10 +147,12 @@ def test_the_global_generators_are_left_alone(make_loader):
 def test_a_broken_file_is_named_and_loading_can_be_closed(make_loader, root, workers):
     loader = make_loader(workers=workers)
     (root / "images" / "3.jpg").write_bytes(b"<html>not here</html>")
-    with pytest.raises(UserError, match="3.jpg: is not an image"):
+    before = len(multiprocessing.active_children())
+    with pytest.raises(UserError, match="3.jpg: is not an image") as caught:
         for epoch in range(5):
             list(loader.epoch(epoch))
     loader.close()
+    assert len(multiprocessing.active_children()) == before and caught.tb  # though the traceback is still alive
 
 
 def test_close_ends_the_workers_and_a_new_epoch_starts_others(make_loader):
@@ -164,13 +166,14 @@ def test_close_ends_the_workers_and_a_new_epoch_starts_others(make_loader):
     assert len(list(loader.epoch(0))) == 3
 
 
-def test_workers_leave_ctrl_c_to_the_main_process(make_loader):
+def test_workers_leave_stopping_to_the_main_process(make_loader):
     loader = make_loader(workers=2)
     batches = loader.epoch(0)
-    next(batches)
+    next(batches), next(batches)  # one of each worker: both are up
     for worker in multiprocessing.active_children():
+        assert os.getpgid(worker.pid) != os.getpgid(0)  # a signal to the run's group, such as SIGTERM, passes it by
         os.kill(worker.pid, signal.SIGINT)
-    assert len(list(batches)) == 2 and len(list(loader.epoch(1))) == 3
+    assert len(list(batches)) == 1 and len(list(loader.epoch(1))) == 3
 
 
 @pytest.mark.parametrize("workers", [0, 2])
