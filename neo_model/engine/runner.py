@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from neo_model.data import DetectionData
@@ -21,12 +22,15 @@ from neo_model.engine.step_recorder import StepRecorder
 from neo_model.engine.training_loop import Learner, train_one_epoch
 from neo_model.evaluation import SUMMARY_KEYS, CocoEvaluator, draw_detections
 from neo_model.losses import Criterion
+from neo_model.ops.boxes import cxcywh_to_xyxy
 from neo_model.ops.geometry import Affine
 from neo_model.optim import AdamW, Ema, Schedule
 from neo_model.utils import NonNegativeInt, PositiveInt, UserError
 from neo_model.utils.seeding import random_state, restore_random_state
 
 log = logging.getLogger(__name__)
+
+DRAWN_SCORE = 0.3  # detections below it are left out of pictures
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,7 +205,7 @@ class Runner:
         self.save(self.last_path)
 
     def _draw(self, model: nn.Module) -> None:
-        """Validation pictures with their boxes, for the loggers that show pictures."""
+        """Validation pictures with what was found and what is there, for the loggers that show pictures."""
         if not self.loggers or not self.plan.pictures:
             return
         pictures = []
@@ -212,11 +216,12 @@ class Runner:
             # Drawn on the network's input, so the affine back to the file is left out.
             shown = target | {"affine": Affine(1.0, 1.0, 0.0, 0.0), "source_wh": (width, height)}
             (found,) = detect(model, image[None], [shown], self.plan, self.hardware)
-            keep = found.scores >= 0.3
+            keep = found.scores >= DRAWN_SCORE
+            true_xyxy = cxcywh_to_xyxy(target["boxes"]) * torch.tensor([width, height, width, height])
             pictures.append(
                 draw_detections(
                     image.permute(1, 2, 0).numpy(), found.boxes_xyxy[keep].numpy(), found.labels[keep].numpy(),
-                    found.scores[keep].numpy(), self.classes.names,
+                    found.scores[keep].numpy(), self.classes.names, (true_xyxy.numpy(), target["labels"].numpy()),
                 )
             )  # fmt: skip
         for logger in self.loggers:
