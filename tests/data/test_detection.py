@@ -14,7 +14,7 @@ def test_prepare_names_all_that_is_missing_and_the_command(make_data, root):
     with pytest.raises(UserError) as caught:
         data.prepare()
     message = str(caught.value)
-    assert message.startswith("coco: missing ")
+    assert message.startswith("data=coco: missing ")
     assert message.endswith("fetch them with `python -m neo_model.data.prepare`")
     assert message.count(str(root / "images")) == 1 and "instances_val.json" in message
 
@@ -63,7 +63,7 @@ def test_every_image_is_used_also_those_without_boxes(make_data):
 
 def test_overfit_trains_and_validates_on_the_same_images_with_boxes_untouched(make_data):
     augment = {"zoom_out": 1, "photometric": 1, "flip": 1}
-    data = make_data(augment, {"width": 160, "height": 90, "train_sizes": [[192, 108]]})
+    data = make_data(augment, {"width": 160, "height": 90, "train_sizes": [[128, 72], [192, 108]]})
     train, val = data.train_dataset(overfit=3), data.val_dataset(overfit=3)
     assert [train[index][1]["image_id"] for index in range(3)] == [5, 15, 35]
     assert len(train) == len(val) == 3

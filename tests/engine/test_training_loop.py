@@ -75,9 +75,9 @@ def test_the_last_step_of_an_epoch_takes_the_batches_that_are_left(make_hardware
 def test_training_on_a_batch_lowers_its_loss(make_hardware, make_learner, make_batches):
     hardware = make_hardware()
     learner = make_learner(hardware, num_denoising=0)
-    reports = train(learner, make_batches([2, 3], 2) * 25, hardware)
+    reports = train(learner, make_batches([2, 3], 2) * 80, hardware)
     totals = [sum(loss.item() for loss in report.losses.values()) for report in reports]
-    assert totals[-1] < 0.8 * totals[0]
+    assert sum(totals[-5:]) / 5 < 0.8 * totals[0]
     assert learner.model.training
 
 
