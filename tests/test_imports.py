@@ -21,6 +21,7 @@ MAY_IMPORT = {
     "evaluation": BASE | MIDDLE,
     "engine": BASE | MIDDLE | {"evaluation"},
     "deploy": BASE | MIDDLE | {"evaluation", "engine"},
+    "benchmark": BASE | MIDDLE | {"evaluation", "engine", "deploy"},
     "config": BASE | MIDDLE | {"evaluation", "engine", "deploy"},
 }
 # Entry points: they read a configuration, and import what reads it inside the function that needs it.

@@ -1,0 +1,82 @@
+"""Turns, retakes and the arithmetic of samples."""
+
+import subprocess
+import sys
+import time
+from itertools import accumulate, cycle
+
+import pytest
+
+from neo_model.benchmark import measure
+from neo_model.benchmark.measure import Timing, interleaved, seconds_of_other_processes
+
+
+def undisturbed():
+    return 0.0
+
+
+@pytest.fixture(autouse=True)
+def no_pause(monkeypatch):
+    monkeypatch.setattr(measure, "PAUSE_SECONDS", 0.0)
+
+
+def test_a_timing_has_the_median_and_the_extremes():
+    timing = Timing((3.0, 1.0, 2.0, 10.0))
+    assert (timing.median, timing.min, timing.max) == (2.5, 1.0, 10.0)
+
+
+def test_candidates_take_turns_after_the_warm_up():
+    order = []
+    candidates = {name: lambda name=name: order.append(name) for name in "abc"}
+    interleaved(candidates, rounds=2, warmup=0, foreign_seconds=undisturbed)
+    assert "".join(order) == "abcabc"
+
+
+def test_a_short_call_is_repeated_and_its_own_time_reported():
+    calls = []
+
+    def call():
+        calls.append(None)
+        time.sleep(0.02)
+
+    timing = interleaved({"nap": call}, rounds=2, foreign_seconds=undisturbed)["nap"]
+    assert 5 <= (len(calls) - 1) // 2 <= 10  # 0.2 s a sample
+    assert all(0.02 <= seconds < 0.2 for seconds in timing.samples)
+
+
+def test_a_disturbed_sample_is_taken_again():
+    # Before and after each attempt: the first meets half a second of others' CPU time, the rest none.
+    readings = iter([0.0, 0.5] + [0.5] * 4)
+    timing = interleaved({"a": int}, rounds=2, warmup=0, foreign_seconds=lambda: next(readings))["a"]
+    assert (len(timing.samples), timing.retakes, timing.disturbed) == (2, 1, 0)
+
+
+def test_on_a_machine_that_never_rests_the_least_disturbed_sample_is_kept_and_counted():
+    others = [0.5, 0.4, 0.1, 0.3, 0.2]
+    readings = iter([value for total in accumulate(others, initial=0.0) for value in (total, total)][1:-1])
+    naps = cycle([0.001, 0.001, 0.03, 0.001, 0.001])
+    candidates = {"a": lambda: time.sleep(next(naps))}
+    timing = interleaved(candidates, rounds=1, warmup=0, foreign_seconds=lambda: next(readings))["a"]
+    assert (timing.retakes, timing.disturbed) == (measure.MOST_RETAKES, 1)
+    assert timing.samples[0] >= 0.03
+
+
+def test_without_a_count_of_other_processes_every_sample_stands():
+    timing = interleaved({"a": int}, rounds=1, warmup=0, foreign_seconds=lambda: None)["a"]
+    assert (timing.retakes, timing.disturbed) == (0, 0)
+
+
+@pytest.mark.skipif(seconds_of_other_processes() is None, reason="no /proc")
+def test_the_work_of_a_child_is_ours_and_that_of_others_is_not():
+    burn = "import time\nwhile time.process_time() < 0.3: pass"
+    before = measure._ticks_of_family()
+    subprocess.run([sys.executable, "-c", burn], check=True)
+    assert measure._ticks_of_family() - before >= 25
+    # Started by a shell that ends at once, it is adopted by another process and no longer ours.
+    before = seconds_of_other_processes()
+    subprocess.run(["sh", "-c", '"$0" -c "$1" & sleep 0.05', sys.executable, burn], check=True)
+    for _ in range(100):
+        if seconds_of_other_processes() - before >= 0.25:
+            return
+        time.sleep(0.05)
+    pytest.fail("the other process's CPU time was not seen")
