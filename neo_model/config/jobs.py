@@ -149,12 +149,13 @@ def eval_job(checkpoint: dict, config: DictConfig, settings: DictConfig, open_fo
     hardware = instantiate(config.hardware, key="hardware")
     hardware.set_backends()
     loader = data.val_loader(overfit=config.overfit, limit=config.limit_batches, **hardware.loading)
-    evaluator = CocoEvaluator(data.val_ground_truth(config.overfit), checkpoint["classes"]["category_ids"])
+    plan, category_ids = _plan(config, settings), checkpoint["classes"]["category_ids"]
+    evaluator = CocoEvaluator(data.val_ground_truth(config.overfit), category_ids, backend=plan.backend)
     run_dir = open_folder()
     batches = tqdm(loader, desc="evaluating", unit="batch", leave=False, disable=None)
     try:
         with _naming_the_batch_size():
-            evaluate(hardware.place_model(model), batches, evaluator, _plan(config, settings), hardware)
+            evaluate(hardware.place_model(model), batches, evaluator, plan, hardware)
     except FloatingPointError as error:
         raise UserError(settings.ckpt, str(error), "evaluate with hardware.precision=fp32") from error
     metrics = evaluator.compute(only_seen=config.limit_batches is not None)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +26,7 @@ class EvaluationPlan:
         max_detections: kept per image, before the COCO limits.
         patience: stop after this many evaluations without a better AP; None never stops.
         pictures: validation images drawn with their boxes for TensorBoard and W&B.
+        backend: what computes the COCO figures; see ``CocoEvaluator``.
     """
 
     every: PositiveInt = 1
@@ -34,6 +36,7 @@ class EvaluationPlan:
     max_detections: PositiveInt = 300
     patience: PositiveInt | None = None
     pictures: NonNegativeInt = 8
+    backend: Literal["fast", "pycocotools"] = "fast"
 
     def is_due(self, finished_epochs: int, epochs: int) -> bool:
         """Whether to evaluate after that many epochs of all ``epochs``."""

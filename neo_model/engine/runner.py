@@ -182,7 +182,9 @@ class Runner:
         """Evaluate the average, record it, and save: the best weights first, then that this is done."""
         progress, started = self.progress, time.monotonic()
         model = self.learner.model if self.learner.ema is None else self.learner.ema.module
-        evaluator = CocoEvaluator(self.data.val_ground_truth(self.settings.overfit), self.classes.category_ids)
+        evaluator = CocoEvaluator(
+            self.data.val_ground_truth(self.settings.overfit), self.classes.category_ids, backend=self.plan.backend
+        )
         batches = line.track(unless_stopped(self.val_loader, stop), "evaluating", len(self.val_loader))
         try:
             evaluate(model, batches, evaluator, self.plan, self.hardware)

@@ -1,26 +1,31 @@
-"""COCO average precision and recall, by pycocotools, with its silent wrong answers made impossible.
+"""COCO average precision and recall, with the silent wrong answers of its tools made impossible.
 
 pycocotools raises IndexError without detections, scores a NaN box as AP 1.0, takes annotation id 0 for "unmatched",
 lets annotations with one id overwrite each other, and gives -1 for what is undefined. Here these are 0.0, an error,
-fresh ids and NaN.
+no ids at all and NaN.
 """
 
-import contextlib
-import io
 import json
 import math
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
+
+from neo_model.evaluation import average_precision, pycocotools_backend
+from neo_model.evaluation.matching import FoundArrays, TruthArrays
 
 # The twelve figures of COCO, in COCO's order.
 SUMMARY_KEYS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 ALL_SIZES, SMALL, MEDIUM, LARGE = range(4)
 IOU_50, IOU_75 = 0, 5
+BACKENDS = {
+    "fast": average_precision.precision_and_recall,
+    "pycocotools": pycocotools_backend.precision_and_recall,
+}
 
 
 class CocoEvaluator:
@@ -30,23 +35,32 @@ class CocoEvaluator:
         ground_truth: COCO dictionary with ``images`` (id), ``annotations`` (image_id, category_id, bbox xywh in pixels;
             ``area`` and ``iscrowd`` are filled in where absent) and ``categories`` (id, name). It is not changed.
         classes_category_ids: the category id of each label, in label order; the same set as in the ground truth.
+        backend: "fast" computes from arrays; "pycocotools" has that package do it, to the same figures.
 
     Raises:
         ValueError: category ids differ from the ground truth's, or a ground-truth box is not finite.
     """
 
-    def __init__(self, ground_truth: dict, classes_category_ids: list[int]) -> None:
+    def __init__(
+        self,
+        ground_truth: dict,
+        classes_category_ids: list[int],
+        *,
+        backend: Literal["fast", "pycocotools"] = "fast",
+    ) -> None:
         declared = {category["id"] for category in ground_truth["categories"]}
         if declared != set(classes_category_ids):
             different = sorted(declared.symmetric_difference(classes_category_ids))
             raise ValueError(f"category ids of the classes and of the ground truth differ in {different[:5]}")
-        self._category_ids = list(classes_category_ids)
-        self._ground_truth = {
-            "images": [{"id": image["id"]} for image in ground_truth["images"]],
-            "categories": [dict(category) for category in ground_truth["categories"]],
-            "annotations": _clean_annotations(ground_truth["annotations"]),
-        }
-        self._image_ids = {image["id"] for image in ground_truth["images"]}
+        self._precision_and_recall = BACKENDS[backend]
+        self._category_ids = np.array(classes_category_ids, np.int64)
+        self._names = {category["id"]: str(category["name"]) for category in ground_truth["categories"]}
+        # Classes in the order of their ids, as in pycocotools; in which order labels come then changes no sum.
+        sorted_category_ids = np.sort(self._category_ids)
+        self._class_of_label = np.searchsorted(sorted_category_ids, self._category_ids)
+        self._image_ids = np.unique(np.array([image["id"] for image in ground_truth["images"]], np.int64))
+        self._known_images = set(self._image_ids.tolist())
+        self._truth = _read_annotations(ground_truth["annotations"], sorted_category_ids)
         self._detections: dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
 
     def update(self, image_id: int, boxes_xyxy, scores, labels) -> None:
@@ -63,10 +77,10 @@ class CocoEvaluator:
             ValueError: the image is unknown or came before, shapes do not fit or a label is out of range.
         """
         image_id = int(image_id)
-        boxes_xyxy = _as_array(boxes_xyxy, np.float64).reshape(-1, 4)
-        scores = _as_array(scores, np.float64)
-        labels = _as_array(labels, np.int64)
-        if image_id not in self._image_ids:
+        boxes_xyxy = _own_floats(boxes_xyxy).reshape(-1, 4)
+        scores = _own_floats(scores)
+        labels = _as_numpy(labels).astype(np.int64)
+        if image_id not in self._known_images:
             raise ValueError(f"image {image_id} is not in the ground truth")
         if image_id in self._detections:
             raise ValueError(f"image {image_id} was evaluated already")
@@ -76,20 +90,21 @@ class CocoEvaluator:
             raise FloatingPointError(f"image {image_id}: the model predicts NaN or infinite boxes or scores")
         if len(labels) and not 0 <= labels.min() <= labels.max() < len(self._category_ids):
             raise ValueError(f"image {image_id}: labels must be 0 to {len(self._category_ids) - 1}")
-        boxes_xywh = np.concatenate((boxes_xyxy[:, :2], boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]), axis=1)
-        self._detections[image_id] = boxes_xywh, scores, labels
+        self._detections[image_id] = boxes_xyxy, scores, labels.astype(np.int32)
 
     def detections(self) -> list[dict]:
         """All detections so far as COCO results: image_id, category_id, bbox xywh in pixels, score."""
-        return [
-            {"image_id": image_id, "category_id": self._category_ids[label], "bbox": box_xywh, "score": score}
-            for image_id, arrays in self._detections.items()
-            for box_xywh, score, label in zip(*(array.tolist() for array in arrays), strict=True)
-        ]
+        return [found for image_id in self._detections for found in self._detections_of(image_id)]
 
     def write_detections(self, path: str | Path) -> None:
-        """Write the detections as a COCO results file."""
-        Path(path).write_text(json.dumps(self.detections(), separators=(",", ":")))
+        """Write the detections as a COCO results file, image by image."""
+        with Path(path).open("w", encoding="utf-8") as file:
+            separator = "["
+            for image_id, (_, scores, _) in self._detections.items():
+                if len(scores):
+                    file.write(separator + json.dumps(self._detections_of(image_id), separators=(",", ":"))[1:-1])
+                    separator = ","
+            file.write("[]" if separator == "[" else "]")
 
     def compute(self, *, only_seen: bool = False) -> dict:
         """The twelve COCO figures and those of each class.
@@ -102,51 +117,62 @@ class CocoEvaluator:
             ``SUMMARY_KEYS`` in 0..1 and ``per_class``: name -> AP, AP50, images and boxes (crowds not counted). NaN
             where there is no ground truth; such classes stay out of the means.
         """
-        image_ids = sorted(self._detections if only_seen else self._image_ids)
-        truth = _index(self._ground_truth)
-        evaluation = COCOeval(truth, _index(self._ground_truth | {"annotations": self._result_annotations()}), "bbox")
-        evaluation.params.imgIds = image_ids
-        with contextlib.redirect_stdout(io.StringIO()):
-            evaluation.evaluate()
-            evaluation.accumulate()
-        # Precision [IoU, recall, category, size, limit] and recall [IoU, category, size, limit]; -1 is "undefined".
-        precision = np.where(evaluation.eval["precision"] < 0, np.nan, evaluation.eval["precision"])
-        recall = np.where(evaluation.eval["recall"] < 0, np.nan, evaluation.eval["recall"])
-        figures = _summary(precision, recall)
-        figures["per_class"] = self._per_class(precision, evaluation.params.catIds, image_ids)
-        return figures
+        image_ids = np.array(sorted(self._detections), np.int64) if only_seen else self._image_ids
+        truth = self._truth_of(image_ids)
+        precision, recall = self._precision_and_recall(
+            truth, self._found_in(image_ids), num_images=len(image_ids), num_classes=len(self._category_ids)
+        )
+        return _summary(precision, recall) | {"per_class": self._per_class(precision, truth)}
 
-    def _result_annotations(self) -> list[dict]:
-        """Detections in the form of annotations; ids from 1, because 0 means "unmatched" to pycocotools."""
-        results = self.detections()
-        for number, found in enumerate(results, start=1):
-            found.update(id=number, area=found["bbox"][2] * found["bbox"][3], iscrowd=0)
-        return results
+    def _detections_of(self, image_id: int) -> list[dict]:
+        boxes_xyxy, scores, labels = self._detections[image_id]
+        columns = _to_xywh(boxes_xyxy), scores, self._category_ids[labels]
+        return [
+            {"image_id": image_id, "category_id": category_id, "bbox": box_xywh, "score": score}
+            for box_xywh, score, category_id in zip(*(column.tolist() for column in columns), strict=True)
+        ]
 
-    def _per_class(self, precision: np.ndarray, category_order: list[int], image_ids: list[int]) -> dict[str, dict]:
+    def _truth_of(self, image_ids: np.ndarray) -> TruthArrays:
+        """The objects in these sorted images, which they then count from 0."""
+        truth = self._truth.rows(np.isin(self._truth.images, image_ids))
+        return replace(truth, images=np.searchsorted(image_ids, truth.images))
+
+    def _found_in(self, image_ids: np.ndarray) -> FoundArrays:
+        """The detections in these sorted images, which they then count from 0."""
+        nothing = np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int32)
+        # One image after the other, so that of equal scores the smaller image comes first.
+        seen = [image_id for image_id in image_ids.tolist() if image_id in self._detections]
+        parts = [self._detections[image_id] for image_id in seen]
+        boxes_xyxy, scores, labels = (np.concatenate(columns) for columns in zip(nothing, *parts, strict=True))
+        return FoundArrays(
+            images=np.repeat(np.searchsorted(image_ids, seen), [len(scores) for _, scores, _ in parts]),
+            classes=self._class_of_label[labels],
+            boxes_xywh=_to_xywh(boxes_xyxy),
+            scores=scores,
+        )
+
+    def _per_class(self, precision: np.ndarray, truth: TruthArrays) -> dict[str, dict]:
         """Figures by class name, in label order."""
-        considered = set(image_ids)
-        boxes, images = Counter(), {category_id: set() for category_id in self._category_ids}
-        for annotation in self._ground_truth["annotations"]:
-            if annotation["image_id"] in considered and not annotation["iscrowd"]:
-                boxes[annotation["category_id"]] += 1
-                images[annotation["category_id"]].add(annotation["image_id"])
-        rows = {}
-        for category_id, name in zip(self._category_ids, self._unique_names(), strict=True):
-            of_class = precision[:, :, list(category_order).index(category_id), ALL_SIZES, -1]
-            rows[name] = {
-                "AP": _mean(of_class),
-                "AP50": _mean(of_class[IOU_50]),
-                "images": len(images[category_id]),
-                "boxes": boxes[category_id],
+        num_classes = len(self._category_ids)
+        single = truth.rows(~truth.crowd)
+        boxes = np.bincount(single.classes, minlength=num_classes)
+        classes_of_images, _ = np.unique(np.stack((single.classes, single.images)), axis=1)
+        images = np.bincount(classes_of_images, minlength=num_classes)
+        return {
+            name: {
+                "AP": _mean(precision[:, :, k, ALL_SIZES]),
+                "AP50": _mean(precision[IOU_50, :, k, ALL_SIZES]),
+                "images": int(images[k]),
+                "boxes": int(boxes[k]),
             }
-        return rows
+            for k, name in zip(self._class_of_label, self._unique_names(), strict=True)
+        }
 
     def _unique_names(self) -> list[str]:
         """Class names in label order; two classes of one name are told apart by their id."""
-        names = {category["id"]: str(category["name"]) for category in self._ground_truth["categories"]}
-        uses = Counter(names.values())
-        return [names[i] if uses[names[i]] == 1 else f"{names[i]} (id {i})" for i in self._category_ids]
+        uses = Counter(self._names.values())
+        names = [(i, self._names[i]) for i in self._category_ids.tolist()]
+        return [name if uses[name] == 1 else f"{name} (id {i})" for i, name in names]
 
 
 def metrics_json(metrics: dict) -> dict:
@@ -164,12 +190,12 @@ def metrics_json(metrics: dict) -> dict:
 
 def _summary(precision: np.ndarray, recall: np.ndarray) -> dict[str, float]:
     figures = {
-        "AP": precision[..., ALL_SIZES, -1],
-        "AP50": precision[IOU_50, ..., ALL_SIZES, -1],
-        "AP75": precision[IOU_75, ..., ALL_SIZES, -1],
-        "APs": precision[..., SMALL, -1],
-        "APm": precision[..., MEDIUM, -1],
-        "APl": precision[..., LARGE, -1],
+        "AP": precision[..., ALL_SIZES],
+        "AP50": precision[IOU_50, ..., ALL_SIZES],
+        "AP75": precision[IOU_75, ..., ALL_SIZES],
+        "APs": precision[..., SMALL],
+        "APm": precision[..., MEDIUM],
+        "APl": precision[..., LARGE],
         "AR1": recall[..., ALL_SIZES, 0],
         "AR10": recall[..., ALL_SIZES, 1],
         "AR100": recall[..., ALL_SIZES, -1],
@@ -186,37 +212,47 @@ def _mean(values: np.ndarray) -> float:
     return float(defined.mean()) if len(defined) else math.nan
 
 
-def _as_array(values, dtype) -> np.ndarray:
+def _as_numpy(values) -> np.ndarray:
     """Torch (any device) or numpy to numpy."""
     if isinstance(values, torch.Tensor):
+        values = values.detach().cpu()
         # bfloat16 has no numpy type.
-        values = values.detach().cpu().to(torch.float64 if values.is_floating_point() else torch.int64).numpy()
-    return np.asarray(values, dtype)
+        values = (values.float() if values.dtype == torch.bfloat16 else values).numpy()
+    return np.asarray(values)
 
 
-def _clean_annotations(annotations: list[dict]) -> list[dict]:
-    """Only the fields that are evaluated, with ids 1, 2, ... in place of whatever the file says."""
-    clean = []
-    for number, annotation in enumerate(annotations, start=1):
-        box_xywh = [float(value) for value in annotation["bbox"]]
-        area = float(annotation.get("area", box_xywh[2] * box_xywh[3]))
-        if not all(map(math.isfinite, (*box_xywh, area))):
-            raise ValueError(f"annotation {annotation.get('id')}: its box or area is not finite")
-        clean.append({
-            "id": number,
-            "image_id": annotation["image_id"],
-            "category_id": annotation["category_id"],
-            "bbox": box_xywh,
-            "area": area,
-            "iscrowd": int(annotation.get("iscrowd", 0)),
-        })
-    return clean
+def _own_floats(values) -> np.ndarray:
+    """A copy in float32 if that is what they are, which takes half the memory, and in float64 otherwise."""
+    values = _as_numpy(values)
+    return values.astype(np.float32 if values.dtype == np.float32 else np.float64)
 
 
-def _index(dataset: dict) -> COCO:
-    """A pycocotools data set from a dictionary, without its prints."""
-    with contextlib.redirect_stdout(io.StringIO()):
-        coco = COCO()
-        coco.dataset = dataset
-        coco.createIndex()
-    return coco
+def _to_xywh(boxes_xyxy: np.ndarray) -> np.ndarray:
+    """float64 [n, 4]: sizes of float32 corners are not themselves float32."""
+    boxes = boxes_xyxy.astype(np.float64)
+    boxes[:, 2:] -= boxes[:, :2]
+    return boxes
+
+
+def _read_annotations(annotations: list[dict], category_ids: np.ndarray) -> TruthArrays:
+    """The objects of these sorted categories, with their images' ids in place of positions.
+
+    The annotations' own ids are not read: whatever they are, they cannot change a figure.
+    """
+    boxes_xywh = np.array([annotation["bbox"] for annotation in annotations], np.float64).reshape(-1, 4)
+    with np.errstate(over="ignore"):
+        box_areas = boxes_xywh[:, 2] * boxes_xywh[:, 3]
+    pairs = zip(annotations, box_areas.tolist(), strict=True)
+    areas = np.array([annotation.get("area", box_area) for annotation, box_area in pairs], np.float64)
+    broken = np.flatnonzero(~(np.isfinite(boxes_xywh).all(axis=1) & np.isfinite(areas)))
+    if len(broken):
+        raise ValueError(f"annotation {annotations[broken[0]].get('id')}: its box or area is not finite")
+    of_category = np.array([annotation["category_id"] for annotation in annotations], np.int64)
+    truth = TruthArrays(
+        images=np.array([annotation["image_id"] for annotation in annotations], np.int64),
+        classes=np.searchsorted(category_ids, of_category),
+        boxes_xywh=boxes_xywh,
+        areas=areas,
+        crowd=np.array([bool(annotation.get("iscrowd", 0)) for annotation in annotations], bool),
+    )
+    return truth.rows(np.isin(of_category, category_ids))
