@@ -1,0 +1,64 @@
+"""Where our training step's time goes: measured by hooks around forward, loss, backward, clipping and optimizer."""
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from unittest import mock
+
+import torch
+from torch import nn
+
+from neo_model.benchmark.measure import Timing
+from neo_model.benchmark.table import Row
+from neo_model.engine.training_loop import Learner
+
+PARTS = ("forward", "loss", "backward", "clipping", "optimizer")
+
+
+def step_parts(step: Callable[[], object], learner: Learner, device: torch.device, *, rounds: int = 3) -> list[Row]:
+    """Rows of the whole step, its parts, and the loop around them (everything that is none of the parts).
+
+    On a GPU each part is waited for, so that the step is slower than undisturbed.
+    """
+    samples: dict[str, list[float]] = defaultdict(list)
+    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    for _ in range(rounds):
+        spent: dict[str, float] = defaultdict(float)
+        with _watched(learner, spent, wait):
+            wait()
+            start = time.perf_counter()
+            step()
+            wait()
+            spent["step"] = time.perf_counter() - start
+        spent["loop"] = spent["step"] - sum(spent[part] for part in PARTS)
+        for part, seconds in spent.items():
+            samples[part].append(seconds)
+    return [Row(part, Timing(tuple(samples[part]))) for part in ("step", *PARTS, "loop")]
+
+
+@contextmanager
+def _watched(learner: Learner, spent: dict[str, float], wait: Callable[[], None]) -> Iterator[None]:
+    """Adds the seconds of each part to ``spent`` while the context lasts."""
+
+    def timed(part: str, call: Callable) -> Callable:
+        def timed_call(*args, **kwargs):
+            wait()
+            start = time.perf_counter()
+            result = call(*args, **kwargs)
+            wait()
+            spent[part] += time.perf_counter() - start
+            return result
+
+        return timed_call
+
+    with ExitStack() as patches:
+        for owner, name, part in (
+            (learner.model, "forward", "forward"),
+            (learner.criterion, "forward", "loss"),
+            (torch.Tensor, "backward", "backward"),
+            (nn.utils, "clip_grad_norm_", "clipping"),
+            (learner.optimizer, "step", "optimizer"),
+        ):
+            patches.enter_context(mock.patch.object(owner, name, timed(part, getattr(owner, name))))
+        yield
