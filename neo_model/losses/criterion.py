@@ -1,7 +1,11 @@
 """RT-DETR's training losses: varifocal classification, L1 and GIoU on the boxes, over every decoder layer.
 
-Shapes: L layers, B images, Q queries, C classes, T targets of the fullest image, K matched pairs of all layers.
+Shapes: B images, L matched layers of Q queries each, then D denoising layers of R queries each, side by side as
+M = L * Q + D * R; C classes, T targets of the fullest image, K pairs of a prediction and its target.
 """
+
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +13,10 @@ from torch.nn import functional as F
 
 from neo_model.losses.matcher import HungarianMatcher
 from neo_model.ops.boxes import cxcywh_to_xyxy, paired_iou_giou
+from neo_model.ops.targets import pad_targets, to_device
 from neo_model.utils import Fraction, NonNegativeFloat, PositiveInt
+
+TERMS = ("loss_vfl", "loss_bbox", "loss_giou")
 
 
 class Criterion(nn.Module):
@@ -42,12 +49,12 @@ class Criterion(nn.Module):
     def forward(
         self, outputs: dict, targets: list[dict[str, Tensor]], *, num_boxes: float | None = None
     ) -> dict[str, Tensor]:
-        """Compute all losses.
+        """Compute all losses, those of all layers in one pass. The host waits for the device once, in the matcher.
 
         Args:
             outputs: ``pred_logits`` [B, Q, C], ``pred_boxes`` [B, Q, 4] cxcywh in 0..1, and optionally ``aux_outputs``,
                 ``dn_aux_outputs`` (lists of the same) with ``dn_meta`` (``dn_positive_idx``, ``dn_num_group``).
-            targets: per image ``labels`` int64 [n] and ``boxes`` [n, 4] cxcywh in 0..1.
+            targets: per image ``labels`` int64 [n] and ``boxes`` [n, 4] cxcywh in 0..1, on any device.
             num_boxes: the normaliser; by default the number of targets in this batch. With gradient accumulation give
                 that of the whole effective batch, so that the sum of the gradients equals one large batch's.
 
@@ -57,102 +64,111 @@ class Criterion(nn.Module):
         Raises:
             FloatingPointError: a prediction is NaN or infinite.
         """
-        if num_boxes is None:
-            num_boxes = sum(len(t["labels"]) for t in targets)
-        num_boxes = max(float(num_boxes), 1.0)
-        layers = [outputs, *outputs.get("aux_outputs", [])]
-        logits, boxes = _stack(layers)
-        labels, boxes_padded, counts = pad_targets(targets, logits.device)
-        matches = self.matcher(logits, boxes, labels, boxes_padded, counts)
-        terms = self._terms(logits, boxes, targets, matches, num_boxes)
-        losses = _named(terms, ["", *(f"_aux_{i}" for i in range(len(layers) - 1))])
+        counts = [len(target["labels"]) for target in targets]
+        num_boxes = max(float(sum(counts) if num_boxes is None else num_boxes), 1.0)
+        matched, denoised = [outputs, *outputs.get("aux_outputs", [])], outputs.get("dn_aux_outputs") or []
+        logits_BMC = torch.cat([layer["pred_logits"] for layer in matched + denoised], dim=1).float()
+        boxes_BM4 = torch.cat([layer["pred_boxes"] for layer in matched + denoised], dim=1).float()
+        labels_BT, targets_BT4 = pad_targets(targets, slots=max(counts), device=logits_BMC.device)
 
-        if outputs.get("dn_aux_outputs"):
-            logits, boxes = _stack(outputs["dn_aux_outputs"])
-            meta = outputs["dn_meta"]
-            matches = [denoising_matches(meta, counts)] * len(logits)
-            terms = self._terms(logits, boxes, targets, matches, num_boxes * meta["dn_num_group"])
-            losses |= _named(terms, [f"_dn_{i}" for i in range(len(logits))])
-        return losses
+        layout = (len(matched), outputs["pred_logits"].shape[1])
+        logits_BLQC, boxes_BLQ4 = (x[:, : layout[0] * layout[1]].unflatten(1, layout) for x in (logits_BMC, boxes_BM4))
+        pairs_3LK = self.matcher(logits_BLQC, boxes_BLQ4, labels_BT, targets_BT4, counts)
+        suffixes = ["", *(f"_aux_{i}" for i in range(len(matched) - 1))]
+        stages = [_Stage(suffixes, layout[1], pairs_3LK, num_boxes)]
+        if denoised:
+            stages.append(_denoising_stage(denoised, outputs["dn_meta"], counts, num_boxes))
+        index_2K = to_device(_index(stages, logits_BMC.shape[1], max(counts)), logits_BMC.device)
+
+        vfl_M, terms_3K = self._terms(logits_BMC, boxes_BM4, labels_BT, targets_BT4, *index_2K)
+        vfl = vfl_M.split([stage.num_layers * stage.num_queries for stage in stages])
+        terms = terms_3K.split([stage.num_pairs for stage in stages], dim=1)
+        return {name: loss for parts in zip(stages, vfl, terms, strict=True) for name, loss in _named(*parts)}
 
     def _terms(
         self,
-        logits_LBQC: Tensor,
-        boxes_LBQ4: Tensor,
-        targets: list[dict[str, Tensor]],
-        matches: list[list[tuple[Tensor, Tensor]]],
-        num_boxes: float,
-    ) -> dict[str, Tensor]:
-        """The three weighted terms [L] of all layers in one pass."""
-        layer, image, query, label, target_xyxy, target_cxcywh = _pairs(targets, matches, logits_LBQC.device)
-        matched = boxes_LBQ4[layer, image, query]
-        iou, giou = paired_iou_giou(cxcywh_to_xyxy(matched), target_xyxy)
+        logits_BMC: Tensor,
+        boxes_BM4: Tensor,
+        labels_BT: Tensor,
+        targets_BT4: Tensor,
+        prediction_K: Tensor,
+        target_K: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """Every query's varifocal loss as if it were background [M], and what each pair adds to the three terms [3, K].
 
-        quality = torch.zeros_like(logits_LBQC)
-        quality[layer, image, query, label] = iou.detach()
-        probability = logits_LBQC.detach().sigmoid()
-        weight = self.alpha * probability**self.gamma
+        With q as target, binary cross-entropy is softplus(x) - q x: the first part is computed everywhere, the second
+        for pairs alone.
+        """
+        matched = boxes_BM4.flatten(0, 1).index_select(0, prediction_K)
+        wanted = targets_BT4.flatten(0, 1).index_select(0, target_K)
+        iou, giou = paired_iou_giou(cxcywh_to_xyxy(matched), cxcywh_to_xyxy(wanted))
+        quality = iou.detach()
+        matched_class = prediction_K * self.num_classes + labels_BT.flatten().index_select(0, target_K)
+        weight = logits_BMC.detach().sigmoid().pow_(self.gamma).mul_(self.alpha)
         # A matched class weighs its IoU, also where that is 0: it is no negative.
-        weight[layer, image, query, label] = iou.detach()
-        vfl = F.binary_cross_entropy_with_logits(logits_LBQC, quality, weight=weight, reduction="none").sum((1, 2, 3))
-
-        per_layer = torch.zeros(2, len(logits_LBQC), device=logits_LBQC.device)
-        pair_losses = torch.stack(((matched - target_cxcywh).abs().sum(-1), 1 - giou))
-        bbox, giou_loss = per_layer.index_add(1, layer, pair_losses)
-        return {
-            "loss_vfl": vfl * (self.vfl_weight / num_boxes),
-            "loss_bbox": bbox * (self.bbox_weight / num_boxes),
-            "loss_giou": giou_loss * (self.giou_weight / num_boxes),
-        }
+        weight.view(-1).index_copy_(0, matched_class, quality)
+        vfl_M = (weight * F.softplus(logits_BMC)).sum((0, 2))
+        vfl_K = quality**2 * -logits_BMC.flatten().index_select(0, matched_class)
+        bbox_K, giou_K = (matched - wanted).abs().sum(-1), 1 - giou
+        weighted = (vfl_K * self.vfl_weight, bbox_K * self.bbox_weight, giou_K * self.giou_weight)
+        return vfl_M * self.vfl_weight, torch.stack(weighted)
 
 
-def pad_targets(targets: list[dict[str, Tensor]], device: torch.device) -> tuple[Tensor, Tensor, list[int]]:
-    """Labels [B, T] (0 where empty), boxes [B, T, 4] (0 where empty) and the count of each image."""
-    counts = [len(t["labels"]) for t in targets]
-    labels = torch.zeros(len(targets), max(counts), dtype=torch.int64, device=device)
-    boxes = torch.zeros(len(targets), max(counts), 4, device=device)
-    for i, (target, n) in enumerate(zip(targets, counts, strict=True)):
-        labels[i, :n] = target["labels"]
-        boxes[i, :n] = target["boxes"]
-    return labels, boxes, counts
+@dataclass(frozen=True)
+class _Stage:
+    """Layers with equally many queries and pairs, which lie side by side in the predictions.
+
+    Attributes:
+        suffixes: of the loss names, one a layer.
+        num_queries: of a layer.
+        pairs_3LK: image, query and target of every layer's pairs, on the CPU.
+        num_boxes: what their losses are divided by.
+    """
+
+    suffixes: list[str]
+    num_queries: int
+    pairs_3LK: Tensor
+    num_boxes: float
+
+    @property
+    def num_layers(self) -> int:
+        return self.pairs_3LK.shape[1]
+
+    @property
+    def num_pairs(self) -> int:
+        """Pairs of all layers."""
+        return self.pairs_3LK.shape[1] * self.pairs_3LK.shape[2]
 
 
-def denoising_matches(meta: dict, counts: list[int]) -> list[tuple[Tensor, Tensor]]:
-    """(query, target) of every image: each group's positive slots in the order of the targets."""
+def _denoising_stage(layers: list[dict[str, Tensor]], meta: dict, counts: list[int], num_boxes: float) -> _Stage:
+    """Each group's positive slots belong to the targets in their order, in every layer."""
     groups = meta["dn_num_group"]
-    targets = meta.get("dn_target_idx") or [torch.arange(n).repeat(groups) for n in counts]
-    return list(zip(meta["dn_positive_idx"], targets, strict=True))
+    queries = [index.cpu() for index in meta["dn_positive_idx"]]
+    targets = meta.get("dn_target_idx") or [torch.arange(count).repeat(groups) for count in counts]
+    images = torch.arange(len(counts)).repeat_interleave(torch.tensor([len(index) for index in queries]))
+    pairs = torch.stack((images, torch.cat(queries), torch.cat(targets).cpu()))
+    suffixes = [f"_dn_{i}" for i in range(len(layers))]
+    num_queries = layers[0]["pred_logits"].shape[1]
+    return _Stage(suffixes, num_queries, pairs[:, None].expand(-1, len(layers), -1), num_boxes * groups)
 
 
-def _stack(layers: list[dict[str, Tensor]]) -> tuple[Tensor, Tensor]:
-    """Float32 logits [L, B, Q, C] and boxes [L, B, Q, 4]."""
-    logits = torch.stack([layer["pred_logits"] for layer in layers])
-    return logits.float(), torch.stack([layer["pred_boxes"] for layer in layers]).float()
+def _index(stages: list[_Stage], num_predictions: int, slots: int) -> Tensor:
+    """For every pair its prediction among all B * M and its target among the B * T slots, int64 [2, K]."""
+    first, parts = 0, []
+    for stage in stages:
+        image, query, target = stage.pairs_3LK
+        start_of_layer = first + torch.arange(stage.num_layers)[:, None] * stage.num_queries
+        parts.append(torch.stack((image * num_predictions + start_of_layer + query, image * slots + target)).flatten(1))
+        first += stage.num_layers * stage.num_queries
+    return torch.cat(parts, dim=1)
 
 
-def _pairs(
-    targets: list[dict[str, Tensor]], matches: list[list[tuple[Tensor, Tensor]]], device: torch.device
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """All matched pairs as flat tensors [K]: layer, image, query, label, and the target box [K, 4] twice."""
-    start, starts = 0, []
-    for target in targets:
-        starts.append(start)
-        start += len(target["labels"])
-    rows = [
-        torch.stack((torch.full_like(query, layer), torch.full_like(query, image), query, index + starts[image]))
-        for layer, images in enumerate(matches)
-        for image, (query, index) in enumerate(images)
-    ]
-    layer, image, query, index = torch.cat(rows, dim=1).to(device, non_blocking=True)
-    labels = torch.cat([t["labels"] for t in targets]).to(device)[index]
-    boxes_cxcywh = torch.cat([t["boxes"] for t in targets]).to(device, torch.float32)[index]
-    return layer, image, query, labels, cxcywh_to_xyxy(boxes_cxcywh), boxes_cxcywh
-
-
-def _named(terms: dict[str, Tensor], suffixes: list[str]) -> dict[str, Tensor]:
-    """Terms [L] by name, layer after layer."""
-    return {
-        f"{name}{suffix}": value
-        for suffix, values in zip(suffixes, zip(*(t.unbind() for t in terms.values()), strict=True), strict=True)
-        for name, value in zip(terms, values, strict=True)
-    }
+def _named(stage: _Stage, vfl: Tensor, terms_3K: Tensor) -> Iterator[tuple[str, Tensor]]:
+    """The losses of a stage: sums over each layer's queries and pairs."""
+    layers = stage.num_layers
+    sums = terms_3K.unflatten(1, (layers, terms_3K.shape[1] // layers)).sum(2)
+    background = vfl.unflatten(0, (layers, stage.num_queries)).sum(1)
+    losses = torch.cat((sums[:1] + background, sums[1:])) / stage.num_boxes
+    for suffix, values in zip(stage.suffixes, losses.unbind(1), strict=True):
+        for name, value in zip(TERMS, values.unbind(), strict=True):
+            yield f"{name}{suffix}", value

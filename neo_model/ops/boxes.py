@@ -1,4 +1,4 @@
-"""Box arithmetic on pairs; the pairwise matrices of evaluation and prediction come from torchvision.ops.
+"""Box arithmetic; the pairwise matrices of evaluation and prediction come from torchvision.ops.
 
 All boxes are tensors [..., 4] in one coordinate system, normalised or in pixels.
 """
@@ -44,3 +44,40 @@ def paired_iou_giou(first_xyxy: Tensor, second_xyxy: Tensor) -> tuple[Tensor, Te
     tiny = torch.finfo(union.dtype).tiny
     iou = intersection / union.clamp(min=tiny)
     return iou, iou - (hull_area - union) / hull_area.clamp(min=tiny)
+
+
+@torch.no_grad()
+def pairwise_l1_giou(first_cxcywh: Tensor, second_cxcywh: Tensor) -> tuple[Tensor, Tensor]:
+    """L1 distance of cxcywh and generalised IoU of every box with every other, without gradients.
+
+    Equal to `paired_iou_giou` on broadcast boxes, but it works on one coordinate at a time and in place: matrices are
+    large where pairs are not, and what costs is to pass over memory.
+
+    Args:
+        first_cxcywh: [..., M, 4].
+        second_cxcywh: [..., N, 4], broadcastable in its leading dimensions.
+
+    Returns:
+        L1 [..., M, N] and GIoU [..., M, N].
+    """
+    first, second = first_cxcywh[..., :, None, :].unbind(-1), second_cxcywh[..., None, :, :].unbind(-1)
+    distance = (first[0] - second[0]).abs_()
+    for a, b in zip(first[1:], second[1:], strict=True):
+        distance += (a - b).abs_()
+    tiny = torch.finfo(distance.dtype).tiny
+    overlap, hull_width = _overlap_and_hull(first[0], first[2], second[0], second[2])
+    overlap_height, hull_height = _overlap_and_hull(first[1], first[3], second[1], second[3])
+    intersection, hull_area = overlap.mul_(overlap_height), hull_width.mul_(hull_height).clamp_(min=tiny)
+    union = (first[2] * first[3] + second[2] * second[3]).sub_(intersection).clamp_(min=tiny)
+    giou = intersection.div_(union)
+    # IoU - (hull - union) / hull, and 0 as everywhere where both boxes are one point.
+    return distance, giou.add_(union.sub_(hull_area).div_(hull_area))
+
+
+def _overlap_and_hull(centre: Tensor, size: Tensor, other_centre: Tensor, other_size: Tensor) -> tuple[Tensor, Tensor]:
+    """Length that two intervals share and length of what holds both, [..., M, N] of [..., M, 1] and [..., 1, N]."""
+    half, other_half = size * 0.5, other_size * 0.5
+    overlap = torch.minimum(centre + half, other_centre + other_half)
+    overlap -= torch.maximum(centre - half, other_centre - other_half)
+    hull = (size + other_size).sub_(overlap)  # the smaller end of two and the larger one are the two together
+    return overlap.clamp_(min=0), hull

@@ -4,8 +4,12 @@ import math
 
 import pytest
 import torch
+from torch.nn import functional as F
+from torchvision.ops import box_iou, generalized_box_iou
 
 from neo_model.losses import Criterion, HungarianMatcher
+from neo_model.ops.boxes import cxcywh_to_xyxy
+from neo_model.ops.targets import pad_targets
 
 BOX, LABEL = [0.5, 0.5, 0.4, 0.2], 1
 
@@ -173,3 +177,63 @@ def test_nan_predictions_raise(criterion):
     for targets in ([targets_of(BOX)], [targets_of()]):
         with pytest.raises(FloatingPointError):
             criterion(outputs, targets)
+
+
+def plain_losses(outputs: dict, targets: list[dict], *, num_boxes: float, pairs_of: list[tuple]) -> list[torch.Tensor]:
+    """The three terms of one layer, image by image and pair by pair, as the papers have them."""
+    logits, boxes = outputs["pred_logits"], outputs["pred_boxes"]
+    quality, weight = torch.zeros_like(logits), 0.75 * logits.detach().sigmoid() ** 2
+    distance, overlap = boxes.sum() * 0, boxes.sum() * 0
+    for image, (queries, indices) in enumerate(pairs_of):
+        for query, index in zip(queries.tolist(), indices.tolist(), strict=True):
+            box, target = boxes[image, query], targets[image]["boxes"][index]
+            corners = cxcywh_to_xyxy(torch.stack((box, target)))
+            iou = box_iou(corners[:1], corners[1:])[0, 0].detach()
+            label = targets[image]["labels"][index]
+            quality[image, query, label] = weight[image, query, label] = iou
+            distance = distance + (box - target).abs().sum()
+            overlap = overlap + 1 - generalized_box_iou(corners[:1], corners[1:])[0, 0]
+    vfl = F.binary_cross_entropy_with_logits(logits, quality, weight=weight, reduction="sum")
+    return [vfl / num_boxes, 5 * distance / num_boxes, 2 * overlap / num_boxes]
+
+
+def test_all_layers_in_one_pass_are_the_layers_one_by_one(make_targets):
+    """Losses and gradients, with images of different fullness, denoising in groups and another number of queries."""
+    generator = torch.Generator().manual_seed(0)
+    targets, counts, groups = make_targets(3, 0, 5, num_classes=4), [3, 0, 5], 2
+
+    def layer(queries: int) -> dict[str, torch.Tensor]:
+        logits = torch.randn(3, queries, 4, generator=generator) * 3
+        boxes = torch.rand(3, queries, 4, generator=generator) * 0.4 + 0.2
+        return {"pred_logits": logits.requires_grad_(), "pred_boxes": boxes.requires_grad_()}
+
+    matched, denoised = [layer(7) for _ in range(3)], [layer(20) for _ in range(2)]
+    positive = [torch.cat([torch.arange(n) + 10 * group for group in range(groups)]) for n in counts]
+    meta = {"dn_positive_idx": positive, "dn_num_group": groups}
+    criterion = Criterion(num_classes=4, matcher=HungarianMatcher())
+    losses = criterion(
+        matched[0] | {"aux_outputs": matched[1:], "dn_aux_outputs": denoised, "dn_meta": meta}, targets
+    )
+
+    expected = {}
+    labels, boxes = pad_targets(targets, slots=5, device=torch.device("cpu"))
+    for suffix, outputs in zip(("", "_aux_0", "_aux_1"), matched, strict=True):
+        logits, predicted = outputs["pred_logits"][:, None], outputs["pred_boxes"][:, None]
+        image, query, target = criterion.matcher(logits, predicted, labels, boxes, counts)[:, 0]
+        pairs = [(query[image == i], target[image == i]) for i in range(3)]
+        expected[suffix] = plain_losses(outputs, targets, num_boxes=8, pairs_of=pairs)
+    for i, outputs in enumerate(denoised):
+        pairs = [(index, torch.arange(n).repeat(groups)) for index, n in zip(positive, counts, strict=True)]
+        expected[f"_dn_{i}"] = plain_losses(outputs, targets, num_boxes=16, pairs_of=pairs)
+    names = ("loss_vfl", "loss_bbox", "loss_giou")
+    flat = {
+        f"{name}{suffix}": loss for suffix, terms in expected.items() for name, loss in zip(names, terms, strict=True)
+    }
+    assert losses.keys() == flat.keys()
+    for name, loss in flat.items():
+        assert losses[name].item() == pytest.approx(loss.item(), rel=1e-5), name
+
+    leaves = [tensor for outputs in matched + denoised for tensor in outputs.values()]
+    ours = torch.autograd.grad(sum(losses.values()), leaves)
+    plain = torch.autograd.grad(sum(flat.values()), leaves)
+    torch.testing.assert_close(ours, plain, atol=1e-6, rtol=1e-4)

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from neo_model.losses import Criterion, HungarianMatcher
-from neo_model.losses.criterion import pad_targets
 from neo_model.models.denoising import attention_mask, denoising_layout
+from neo_model.ops.targets import pad_targets
 from tests import golden
 
 
@@ -40,12 +40,14 @@ def test_losses(case):
 
 def test_matching(case):
     figures, outputs, targets = case
-    labels, boxes, counts = pad_targets(targets, torch.device("cpu"))
-    (matches,) = HungarianMatcher()(
-        outputs["pred_logits"][None], outputs["pred_boxes"][None], labels, boxes, counts
-    )
-    for i, (query, target) in enumerate(matches):
-        assert np.array_equal(torch.stack((query, target)).numpy(), figures[f"match.{i}"])
+    counts = [len(target["labels"]) for target in targets]
+    labels, boxes = pad_targets(targets, slots=max(counts), device=torch.device("cpu"))
+    logits, predicted = outputs["pred_logits"][:, None], outputs["pred_boxes"][:, None]
+    pairs = HungarianMatcher()(logits, predicted, labels, boxes, counts)[:, 0]
+    for i in range(3):
+        query, target = pairs[1:, pairs[0] == i]
+        by_query = query.argsort()
+        assert np.array_equal(torch.stack((query, target))[:, by_query].numpy(), figures[f"match.{i}"])
 
 
 def test_denoising_mask():

@@ -7,20 +7,34 @@ import pytest
 import torch
 
 from neo_model.losses import HungarianMatcher
-from neo_model.losses.criterion import pad_targets
+from neo_model.ops.boxes import cxcywh_to_xyxy
+from neo_model.ops.targets import pad_targets
 
 CPU = torch.device("cpu")
 
 
-def match(matcher, logits_LBQC, boxes_LBQ4, targets):
-    return matcher(logits_LBQC, boxes_LBQ4, *pad_targets(targets, CPU))
+def padded(targets):
+    counts = [len(target["labels"]) for target in targets]
+    return *pad_targets(targets, slots=max(counts), device=CPU), counts
 
 
-def predictions(layers: int, images: int, queries: int, classes: int) -> tuple[torch.Tensor, torch.Tensor]:
+def match(matcher, logits_BLQC, boxes_BLQ4, targets) -> list[list[tuple[torch.Tensor, torch.Tensor]]]:
+    """For each layer and image its pairs' queries and targets, in the order of the queries."""
+    pairs_3LK = matcher(logits_BLQC, boxes_BLQ4, *padded(targets))
+    layers = []
+    for image_K, query_K, target_K in pairs_3LK.unbind(1):
+        assert image_K.tolist() == sorted(image_K.tolist())
+        order = query_K.argsort()
+        parts = [order[image_K[order] == image] for image in range(len(targets))]
+        layers.append([(query_K[part], target_K[part]) for part in parts])
+    return layers
+
+
+def predictions(images: int, layers: int, queries: int, classes: int) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
-    logits = torch.randn(layers, images, queries, classes, generator=generator)
-    size = torch.rand(layers, images, queries, 2, generator=generator) * 0.3 + 0.05
-    centre = torch.rand(layers, images, queries, 2, generator=generator)
+    logits = torch.randn(images, layers, queries, classes, generator=generator)
+    size = torch.rand(images, layers, queries, 2, generator=generator) * 0.3 + 0.05
+    centre = torch.rand(images, layers, queries, 2, generator=generator)
     return logits, torch.cat((centre, size), dim=-1)
 
 
@@ -38,33 +52,34 @@ def paper_cost(logit: float, box: list[float], target: list[float]) -> float:
     return 2 * focal + 5 * distance - 2 * (overlap / union - (hull - union) / hull)
 
 
-def test_costs_are_those_of_the_paper(make_targets):
-    logits, boxes = predictions(2, 2, 4, 3)
-    targets = make_targets(3, 1)
-    labels, padded, counts = pad_targets(targets, CPU)
-    cost = HungarianMatcher().cost(logits, boxes, labels, padded)
-    assert cost.shape == (2, 2, 4, 3) and cost.dtype == torch.float32
-    for layer, image, query in itertools.product(range(2), range(2), range(4)):
+@pytest.mark.parametrize("classes", [3, 8])  # as many as targets at most, and more
+def test_costs_are_those_of_the_paper(make_targets, classes):
+    logits, boxes = predictions(2, 2, 4, classes)
+    targets = make_targets(3, 1, num_classes=classes)
+    labels, target_boxes, counts = padded(targets)
+    cost = HungarianMatcher().cost(logits, boxes, labels, target_boxes)
+    assert cost.shape == (2, 2, 3, 4) and cost.dtype == torch.float32
+    for image, layer, query in itertools.product(range(2), range(2), range(4)):
         for index in range(counts[image]):
-            logit = logits[layer, image, query, targets[image]["labels"][index]].item()
-            pair = boxes[layer, image, query].tolist(), targets[image]["boxes"][index].tolist()
-            assert cost[layer, image, query, index].item() == pytest.approx(paper_cost(logit, *pair), abs=1e-4)
+            logit = logits[image, layer, query, targets[image]["labels"][index]].item()
+            pair = boxes[image, layer, query].tolist(), targets[image]["boxes"][index].tolist()
+            assert cost[image, layer, index, query].item() == pytest.approx(paper_cost(logit, *pair), abs=1e-4)
 
 
 def test_no_other_assignment_is_cheaper(make_targets):
-    logits, boxes = predictions(2, 3, 6, 3)
+    logits, boxes = predictions(3, 2, 6, 3)
     targets = make_targets(3, 1, 4)
     matcher = HungarianMatcher()
-    labels, padded, counts = pad_targets(targets, CPU)
-    costs = matcher.cost(logits, boxes, labels, padded)
+    labels, target_boxes, counts = padded(targets)
+    costs = matcher.cost(logits, boxes, labels, target_boxes)
     for layer, images in enumerate(match(matcher, logits, boxes, targets)):
         for image, (query, target) in enumerate(images):
-            cost = costs[layer, image, :, : counts[image]]
+            cost = costs[image, layer, : counts[image]]
             everything = itertools.permutations(range(6), counts[image])
-            cheapest = min(sum(cost[q, t].item() for t, q in enumerate(order)) for order in everything)
+            cheapest = min(sum(cost[t, q].item() for t, q in enumerate(order)) for order in everything)
             assert sorted(target.tolist()) == list(range(counts[image]))
             assert query.tolist() == sorted(set(query.tolist()))
-            assert cost[query, target].sum().item() == pytest.approx(cheapest, abs=1e-5)
+            assert cost[target, query].sum().item() == pytest.approx(cheapest, abs=1e-5)
 
 
 def test_a_query_on_each_target_is_found():
@@ -97,11 +112,20 @@ def test_more_targets_than_queries_use_every_query_once(make_targets):
 
 
 def test_another_images_targets_change_nothing(make_targets):
-    logits, boxes = predictions(1, 2, 6, 3)
+    logits, boxes = predictions(2, 1, 6, 3)
     few, many = make_targets(2, 1), make_targets(2, 5)
     many[0] = few[0]
     first, second = (match(HungarianMatcher(), logits, boxes, targets)[0][0] for targets in (few, many))
     assert [index.tolist() for index in first] == [index.tolist() for index in second]
+
+
+def test_matching_in_blocks_and_threads_is_the_same(make_targets, monkeypatch):
+    logits, boxes = predictions(3, 2, 6, 3)
+    at_once = match(HungarianMatcher(), logits, boxes, make_targets(4, 0, 9))
+    monkeypatch.setattr("neo_model.losses.matcher.COSTS_IN_CACHE", 1)
+    monkeypatch.setattr("neo_model.losses.matcher.PAIRS_WORTH_THREADS", 0)
+    monkeypatch.setattr("torch.get_num_threads", lambda: 3)
+    assert str(match(HungarianMatcher(), logits, boxes, make_targets(4, 0, 9))) == str(at_once)
 
 
 def test_half_precision_predictions_are_matched_in_float32(make_targets):
@@ -121,3 +145,10 @@ def test_predictions_that_are_not_finite_are_an_error_with_and_without_targets(m
     {"logits": logits, "boxes": boxes}[where][0, 0, 2, 2] = value  # of the logits, a class that no target has
     with pytest.raises(FloatingPointError, match="NaN"):
         match(HungarianMatcher(), logits, boxes, targets)
+
+
+def test_finite_predictions_whose_cost_is_not_are_an_error(make_targets):
+    logits, boxes = predictions(1, 1, 4, 3)
+    boxes[..., 2] = 3e38
+    with pytest.raises(FloatingPointError, match="costs"):
+        match(HungarianMatcher(), logits, boxes, make_targets(2))

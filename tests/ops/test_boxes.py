@@ -4,7 +4,7 @@ import pytest
 import torch
 from torchvision.ops import box_iou, generalized_box_iou
 
-from neo_model.ops.boxes import cxcywh_to_xyxy, paired_iou_giou, xyxy_to_cxcywh
+from neo_model.ops.boxes import cxcywh_to_xyxy, paired_iou_giou, pairwise_l1_giou, xyxy_to_cxcywh
 
 
 def test_corners_and_centres_are_each_others_inverse():
@@ -45,3 +45,19 @@ def test_the_gradient_of_giou_is_finite_where_boxes_have_no_area():
     _, giou = paired_iou_giou(cxcywh_to_xyxy(boxes), target)
     giou.sum().backward()
     assert giou.isfinite().all() and boxes.grad.isfinite().all()
+
+
+def test_pairwise_figures_are_those_of_broadcast_pairs():
+    generator = torch.Generator().manual_seed(0)
+    first = torch.rand(3, 1, 6, 4, generator=generator, dtype=torch.float64)
+    second = torch.rand(3, 2, 5, 4, generator=generator, dtype=torch.float64)
+    # No area on either side, apart and in one place; and one inside the other.
+    first[:, :, 0, 2:] = second[:, :, 0, 2:] = 0
+    second[1, :, 0] = first[1, 0, 0].clone()
+    second[2, :, 1] = first[2, 0, 1] * torch.tensor([1, 1, 0.5, 0.5])
+    distance, giou = pairwise_l1_giou(first, second)
+    pairs = first[..., :, None, :], second[..., None, :, :]
+    _, expected = paired_iou_giou(*map(cxcywh_to_xyxy, pairs))
+    assert expected[1, 0, 0, 0] == 0
+    torch.testing.assert_close(giou, expected)
+    torch.testing.assert_close(distance, (pairs[0] - pairs[1]).abs().sum(-1))
