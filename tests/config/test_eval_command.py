@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 from torchvision.ops import box_iou
 
 from neo_model.evaluation import SUMMARY_KEYS
@@ -83,6 +84,18 @@ def test_nms_threshold_leaves_no_two_boxes_of_a_class_overlapping(evaluate):
     assert largest_overlap(evaluate("conf_threshold=0", results="all")[1]) > 0.5
     suppressed = evaluate("conf_threshold=0", "nms_threshold=0.3", results="suppressed")[1]
     assert 0 < largest_overlap(suppressed) < 0.31  # boxes in the file are rounded
+
+
+def test_pycocotools_gives_the_same_figures_when_asked(evaluate, monkeypatch):
+    calls = []
+    accumulate = COCOeval.accumulate
+    monkeypatch.setattr(COCOeval, "accumulate", lambda self: calls.append(self) or accumulate(self))
+    metrics, found = evaluate(results="fast")
+    assert not calls
+    reference, same = evaluate("evaluation.backend=pycocotools", results="reference")
+    assert len(calls) == 1 and same == found
+    assert [reference[key] for key in SUMMARY_KEYS] == pytest.approx([metrics[key] for key in SUMMARY_KEYS], abs=1e-9)
+    assert reference["per_class"].keys() == metrics["per_class"].keys()
 
 
 def test_other_pictures_and_another_resolution(evaluate, shapes_root):

@@ -241,6 +241,24 @@ def test_written_detections_are_coco_results_of_the_same_score(tmp_path):
     np.testing.assert_allclose(reference(ground_truth, written)[0], evaluator.compute()["AP"], atol=1e-12)
 
 
+def test_written_detections_are_the_same_as_those_in_memory_also_with_empty_images(tmp_path):
+    ground_truth, detections = random_case()
+    nothing = np.zeros((0, 4)), np.zeros(0), np.zeros(0)
+    for empty in ((), (100, 105, 111), detections):
+        evaluator = evaluated(ground_truth, detections | dict.fromkeys(empty, nothing))
+        evaluator.write_detections(tmp_path / "detections.json")
+        assert json.loads((tmp_path / "detections.json").read_text()) == evaluator.detections()
+
+
+def test_later_changes_of_the_arrays_change_nothing():
+    ground_truth, detections = random_case()
+    expected = evaluated(ground_truth, detections).compute()
+    evaluator = evaluated(ground_truth, detections)
+    for boxes, scores, labels in detections.values():
+        boxes[:], scores[:], labels[:] = 0, 0, 0
+    assert evaluator.compute() == expected
+
+
 def test_calls_that_would_spoil_the_result_are_refused():
     ground_truth, _ = random_case()
     evaluator = CocoEvaluator(ground_truth, CATEGORY_IDS)
