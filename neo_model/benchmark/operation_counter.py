@@ -1,0 +1,107 @@
+"""Counts what a piece of PyTorch code does to a device: operations, bytes moved, and the peak of what is alive.
+
+It works the same on real tensors and under `FakeTensorMode`, where tensors have shapes and no data, so that a GPU's
+memory can be counted on a machine without one.
+"""
+
+import weakref
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
+
+aten = torch.ops.aten
+ALLOCATIONS = {aten.empty.memory_format, aten.empty_strided.default, aten.empty_like.default, aten.new_empty.default,
+               aten.new_empty_strided.default}  # fmt: skip
+# Their first argument is written and not read.
+OVERWRITES = {aten.copy_.default, aten.fill_.Scalar, aten.fill_.Tensor, aten.zero_.default}
+
+
+class OperationCounter(TorchDispatchMode):
+    """Within the context, counts the operations on one kind of device, whatever autograd and autocast add included.
+
+    Views and bare allocations move nothing and are no operations. An operation moves its tensor arguments and its
+    results once each, which is what separate kernels do with tensors larger than the cache.
+
+    Attributes:
+        operations: how many.
+        bytes_moved: in and out of all of them.
+        flops: multiplications and additions of their convolutions and matrix products.
+        views: how many operations only made another view.
+        alive_bytes, peak_bytes: of distinct storages seen so far, now and at the highest point.
+
+    Args:
+        device_type: ``cuda``, ``cpu``; tensors elsewhere are left out.
+    """
+
+    def __init__(self, device_type: str) -> None:
+        super().__init__()
+        self.device_type = device_type
+        self.operations = self.bytes_moved = self.flops = self.views = 0
+        self.alive_bytes = self.peak_bytes = 0
+        self._storages: dict[int, tuple[weakref.ref, int]] = {}
+
+    def reset(self) -> None:
+        """Count from here; what is alive stays counted as alive."""
+        self.operations = self.bytes_moved = self.flops = self.views = 0
+        self.peak_bytes = self.alive_bytes
+
+    def watch(self, *tensors: Tensor) -> None:
+        """Count tensors made outside of the context as alive."""
+        for tensor in tensors:
+            self._note(tensor)
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None) -> Any:
+        kwargs = kwargs or {}
+        result = function(*args, **kwargs)
+        if function.namespace == "prim":  # questions about a tensor
+            return result
+        arguments = self._tensors((args, kwargs))
+        results = self._tensors(result)
+        if not arguments and not results:
+            return result
+        for tensor in (*arguments, *results):
+            self._note(tensor)
+        if _only_views(function, arguments, results):
+            self.views += 1
+        elif function not in ALLOCATIONS:
+            self.operations += 1
+            self.bytes_moved += sum(_num_bytes(t) for t in (*arguments[function in OVERWRITES :], *results))
+            if function._overloadpacket in flop_registry:
+                self.flops += flop_registry[function._overloadpacket](*args, **kwargs, out_val=result)
+        return result
+
+    def _tensors(self, tree: Any) -> list[Tensor]:
+        """Distinct tensors on the device, in order."""
+        found = {id(leaf): leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)}
+        return [tensor for tensor in found.values() if tensor.device.type == self.device_type]
+
+    def _note(self, tensor: Tensor) -> None:
+        """Add the tensor's storage to what is alive until it is freed."""
+        storage = tensor.untyped_storage()
+        key, num_bytes = storage._cdata, storage.nbytes()
+        if key in self._storages:
+            return
+        self._storages[key] = (weakref.ref(storage, lambda _: self._forget(key)), num_bytes)
+        self.alive_bytes += num_bytes
+        self.peak_bytes = max(self.peak_bytes, self.alive_bytes)
+
+    def _forget(self, key: int) -> None:
+        _, num_bytes = self._storages.pop(key)
+        self.alive_bytes -= num_bytes
+
+
+def _num_bytes(tensor: Tensor) -> int:
+    """Of the elements; an expanded tensor has no more than its storage."""
+    return min(tensor.numel() * tensor.element_size(), tensor.untyped_storage().nbytes())
+
+
+def _only_views(function, arguments: list[Tensor], results: list[Tensor]) -> bool:
+    """Whether every result is another view of an argument, which is not written to."""
+    if function._schema.is_mutable or not results:
+        return False
+    sources = {tensor.untyped_storage()._cdata for tensor in arguments}
+    return all(tensor.untyped_storage()._cdata in sources for tensor in results)
