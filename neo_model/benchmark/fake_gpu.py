@@ -6,6 +6,7 @@ memory-efficient one is taken), and autograd's engine (it asks for a CUDA contex
 """
 
 import sys
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -40,6 +41,9 @@ def fake_gpu() -> Iterator[None]:
             (torch._C, "_current_graph_task_id", lambda: 0),
         ):
             stack.enter_context(mock.patch.object(owner, name, replacement, create=True))
+        stack.enter_context(warnings.catch_warnings())
+        # Copying a model asks for it; the answer is not used.
+        warnings.filterwarnings("ignore", message="Accessing the data pointer of FakeTensor")
         stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
         stack.enter_context(_RealHost())
         yield
@@ -87,10 +91,7 @@ def _walk(ready: list[tuple], waiting: dict) -> None:
             gradient = outgoing.pop(0)
             if child is None:
                 continue
-            slots = pending.setdefault(child, {})
-            if gradient is not None:
-                gradient = _fitted(gradient, child, slot)
-                slots[slot] = slots.pop(slot) + gradient if slot in slots else gradient
+            _add(pending.setdefault(child, {}), slot, None if gradient is None else _fitted(gradient, child, slot))
             del gradient
             waiting[child] -= 1
             if waiting[child] == 0:
@@ -121,6 +122,18 @@ def _fitted(gradient: Tensor, node, slot: int) -> Tensor:
     """The gradient in the shape and type of the tensor it belongs to, which may have been broadcast or cast."""
     like = node.variable if hasattr(node, "variable") else node._input_metadata[slot]
     return gradient.sum_to_size(like.shape).to(like.dtype)
+
+
+def _add(slots: dict[int, Tensor], slot: int, gradient: Tensor | None) -> None:
+    """Add to what has come so far for that slot; in place, as the engine does, where nobody else has it."""
+    if gradient is None:
+        return
+    if slot not in slots:
+        slots[slot] = gradient
+        return
+    total = slots.pop(slot)
+    alone = sys.getrefcount(total) <= 2 and total._base is None  # this name, and the function's argument
+    slots[slot] = total.add_(gradient) if alone else total + gradient
 
 
 def _num_consumers(root) -> dict:

@@ -1,54 +1,43 @@
 """What an R50 training step at 1920x1080 asks of a GPU: peak memory, bytes moved, operations, arithmetic.
 
 Counted on shapes alone by `FakeTensorMode`, with fp16 autocast, the weight average and fused AdamW, beside
-``transformers``' model with the same settings. With ``--device cuda`` the step also runs for real.
+``transformers``' model with the same settings. With ``--device cuda`` both also run for real.
 """
 
 import argparse
 from collections.abc import Callable
-from dataclasses import dataclass
 from unittest import mock
 
 import torch
 from torch import Tensor, nn
 
 from neo_model.benchmark.fake_gpu import fake_gpu, walk_backward
+from neo_model.benchmark.measure import interleaved
 from neo_model.benchmark.operation_counter import OperationCounter
 from neo_model.benchmark.subjects import our_criterion, our_model, peer_model, random_batch, size_argument
 from neo_model.benchmark.table import Report, Row, Table
+from neo_model.benchmark.training import our_learner, our_step, peer_step
+from neo_model.engine.hardware import Hardware
 from neo_model.optim import Ema
+from neo_model.optim.ema import WeightAverage
 
 CLIP_NORM, LOSS_SCALE = 0.1, 2.0**16
 RTX3090_FLOPS, RTX3090_BYTES = 71e12, 936e9  # fp16 with fp32 accumulation, and memory traffic, a second
+COCO_IMAGES = 118_287
+PEER = "transformers"
 NOTES = [
-    "Counted: every operation's tensor arguments and results once; views and allocations are free; the host's "
-    "matching runs on zeros, so that the pairs are fixed; checks of values on the host are taken as passed.",
-    "transformers' model takes sides in multiples of 32 only; its frozen stem is frozen as ours.",
-    "The RTX 3090's figures are an estimate: the longer of arithmetic at 71 TFLOP/s and traffic at 936 GB/s.",
+    "Counted: each operation's tensor arguments and results once; views and allocations are free. Matching reads zeros "
+    "on the host, so that its pairs are fixed; checks of values on the host are taken as passed.",
+    "transformers takes sides in multiples of 32 only and float32 images, ours any sides and uint8 images; the stem "
+    "is frozen in both.",
+    "The RTX 3090's figures are an estimate: of each operation the longer of arithmetic at 71 TFLOP/s and traffic at "
+    "936 GB/s, added up, with nothing for launches and the host.",
 ]
-
-
-@dataclass(frozen=True)
-class Count:
-    """One training step.
-
-    Attributes:
-        peak_bytes: weights, average, optimizer, gradients, activations at the highest point.
-        resting_bytes: what is there between two steps.
-        moved_bytes: in and out of all operations.
-        operations: how many; views not counted.
-        flops: multiplications and additions of convolutions and matrix products.
-    """
-
-    peak_bytes: int
-    resting_bytes: int
-    moved_bytes: int
-    operations: int
-    flops: int
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of this benchmark."""
+    parser.add_argument("--device", default="cpu", help="cuda runs the steps for real as well (cpu)")
     parser.add_argument("--size", type=size_argument, default=(1080, 1920), help="WIDTHxHEIGHT (1920x1080)")
     parser.add_argument("--batch", type=int, default=4, help="images (4)")
     parser.add_argument("--boxes", type=int, default=10, help="boxes an image (10)")
@@ -57,15 +46,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> Report:
     """Count ours and the peer."""
-    height, width = arguments.size
-    counts = {"ours": count_ours(arguments.depth, height, width, arguments.batch, arguments.boxes)}
+    depth, (height, width), shape = arguments.depth, arguments.size, (arguments.batch, arguments.boxes)
     padded = (-(-height // 32) * 32, -(-width // 32) * 32)
-    counts["transformers"] = count_peer(arguments.depth, *padded, arguments.batch, arguments.boxes)
-    title = f"R{arguments.depth} {width}x{height}, batch {arguments.batch}, fp16 autocast"
-    return Report("memory", _tables(title, counts, arguments.batch), NOTES)
+    counts = {"ours": count_ours(depth, height, width, *shape), PEER: count_peer(depth, *padded, *shape)}
+    title = f"R{depth} {width}x{height}, batch {arguments.batch}, fp16 autocast"
+    tables = counted_tables(title, counts, arguments.batch)
+    if arguments.device == "cuda":
+        tables += _real_tables(title, padded, arguments)
+    return Report("memory", tables, NOTES)
 
 
-def count_ours(depth: int, height: int, width: int, num_images: int, num_boxes: int) -> Count:
+def count_ours(depth: int, height: int, width: int, num_images: int, num_boxes: int) -> OperationCounter:
     """Our training step, with the images as our loader hands them over, as uint8."""
     with fake_gpu():
         model, criterion = _on_gpu(our_model, depth), our_criterion()
@@ -77,10 +68,10 @@ def count_ours(depth: int, height: int, width: int, num_images: int, num_boxes: 
                 outputs = model(images, batch.targets)
             return sum(criterion(outputs, batch.targets).values())
 
-        return _count(model, loss, images)
+        return count_step(model, loss, [images])
 
 
-def count_peer(depth: int, height: int, width: int, num_images: int, num_boxes: int) -> Count:
+def count_peer(depth: int, height: int, width: int, num_images: int, num_boxes: int) -> OperationCounter:
     """The step of ``transformers``' model, with its float images."""
     with fake_gpu():
         model = _on_gpu(peer_model, depth)
@@ -90,10 +81,29 @@ def count_peer(depth: int, height: int, width: int, num_images: int, num_boxes: 
             with torch.autocast("cuda", dtype=torch.float16):
                 return model(pixel_values=batch.images, labels=batch.peer_targets).loss
 
-        # It asks the device how many denoising queries there are: two for each box of every group.
+        # It asks the device how many denoising queries shall find a target: each box once in every group.
         positives = num_images * num_boxes * max(1, model.config.num_denoising // num_boxes)
         with mock.patch.object(torch, "nonzero", lambda mask: mask.new_zeros(positives, mask.dim(), dtype=torch.int64)):
-            return _count(model, loss, batch.images)
+            return count_step(model, loss, [batch.images])
+
+
+def count_step(model: nn.Module, loss: Callable[[], Tensor], inputs: list[Tensor]) -> OperationCounter:
+    """One step of training, not the first, within `fake_gpu`."""
+    model.train()
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer, average = torch.optim.AdamW(parameters, lr=1e-4, fused=True), Ema().build(model)
+    for parameter in parameters:  # a first step makes the optimizer's state
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    optimizer.zero_grad()
+
+    with OperationCounter("cuda") as counter:
+        counter.watch(*inputs, *_tensors_of(model), *_tensors_of(average))
+        counter.watch(*(tensor for state in optimizer.state.values() for tensor in state.values()))
+        counter.start()
+        walk_backward(lambda: loss() * LOSS_SCALE)
+        _update(parameters, optimizer, model, average)
+    return counter
 
 
 def _on_gpu(build: Callable[[int], nn.Module], depth: int) -> nn.Module:
@@ -102,37 +112,71 @@ def _on_gpu(build: Callable[[int], nn.Module], depth: int) -> nn.Module:
         return build(depth)
 
 
-def _count(model: nn.Module, loss: Callable[[], Tensor], images: Tensor) -> Count:
-    """One step of training, within `fake_gpu`."""
-    model.train()
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=1e-4, fused=True)
-    ema = Ema().build(model)
-    for parameter in parameters:  # a first step makes the optimizer's state
-        parameter.grad = torch.zeros_like(parameter)
-    optimizer.step()
-    optimizer.zero_grad()
-
-    with OperationCounter("cuda") as counter:
-        counter.watch(images, *tensors_of(model, ema), *(t for state in optimizer.state.values() for t in state.values()))
-        counter.reset()
-        resting = counter.alive_bytes
-        walk_backward(lambda: loss() * LOSS_SCALE)
-        _update(parameters, optimizer, model, ema)
-    return Count(counter.peak_bytes, resting, counter.bytes_moved, counter.operations, counter.flops)
+def _tensors_of(module: nn.Module) -> list[Tensor]:
+    return [*module.parameters(), *module.buffers()]
 
 
-def _update(parameters: list[nn.Parameter], optimizer: torch.optim.Optimizer, model: nn.Module, ema: nn.Module) -> None:
-    """What the scaler, clipping, AdamW and the average do, without their waits for the device."""
+def _update(
+    parameters: list[nn.Parameter], optimizer: torch.optim.Optimizer, model: nn.Module, average: WeightAverage
+) -> None:
+    """What loss scaling, clipping, AdamW and the average do, without their waits for the device."""
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     found, scale = (torch.zeros((), device="cuda") for _ in range(2))
     torch._amp_foreach_non_finite_check_and_unscale_(gradients, found, scale)
     nn.utils.clip_grad_norm_(parameters, CLIP_NORM)
     optimizer.step()
+    average.update_parameters(model)
     optimizer.zero_grad()
-    ema.update_parameters(model)
 
 
-def tensors_of(*modules: nn.Module) -> list[Tensor]:
-    """Parameters and buffers."""
-    return [tensor for module in modules for tensor in (*module.parameters(), *module.buffers())]
+def counted_tables(title: str, counts: dict[str, OperationCounter], num_images: int) -> list[Table]:
+    """One table for each quantity."""
+
+    def table(what: str, unit: str, value: Callable[[OperationCounter], float], note=lambda count: "") -> Table:
+        rows = [Row(name, value(count), unit, note=note(count)) for name, count in counts.items()]
+        return Table(f"{what}, {title}", rows, PEER)
+
+    def seconds(count: OperationCounter) -> float:
+        return count.seconds(flop_rate=RTX3090_FLOPS, byte_rate=RTX3090_BYTES)
+
+    def hours(count: OperationCounter) -> str:
+        return f"{COCO_IMAGES / num_images * seconds(count) / 3600:.2f} h for COCO's 118 k images"
+
+    return [
+        table(
+            "peak memory",
+            "GiB",
+            lambda count: count.peak_bytes / 2**30,
+            lambda count: f"{count.bytes_at_start / 2**30:.2f} GiB of it weights, average, AdamW, images",
+        ),
+        table("bytes moved", "GB", lambda count: count.bytes_moved / 1e9),
+        table("operations", "", lambda count: count.operations),
+        table("arithmetic", "TFLOP", lambda count: count.flops / 1e12),
+        table("RTX 3090 estimate", "images/s", lambda count: num_images / seconds(count), hours),
+    ]
+
+
+def _real_tables(title: str, padded: tuple[int, int], arguments: argparse.Namespace) -> list[Table]:
+    """Peak of the allocator and time of real steps, in fp16."""
+    hardware = Hardware(device="cuda", precision="fp16")
+    hardware.set_backends()
+    shape = {"num_images": arguments.batch, "num_boxes": arguments.boxes, "device": "cuda"}
+    ours, peer = random_batch(*arguments.size, **shape), random_batch(*padded, **shape)
+    options = {"precision": "fp16", "channels_last": True, "fused": True, "average": True}
+
+    def our_candidate() -> Callable[[], object]:
+        learner = our_learner(arguments.depth, hardware, average=True)
+        return lambda: our_step(learner, ours, hardware)
+
+    builders = {"ours": our_candidate, PEER: lambda: peer_step(arguments.depth, peer, hardware.device, **options)}
+    peaks, times = [], []
+    for name, build in builders.items():  # one after the other: each has the memory to itself
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        step = build()
+        timing = interleaved({name: step}, rounds=arguments.rounds, warmup=3, device="cuda")[name]
+        peaks.append(Row(name, (torch.cuda.max_memory_allocated() - before) / 2**30, "GiB"))
+        times.append(Row(name, timing, "ms"))
+        del step
+    return [Table(f"allocator's peak, {title}", peaks, PEER), Table(f"time of a step, {title}", times, PEER)]

@@ -27,11 +27,10 @@ class OperationCounter(TorchDispatchMode):
     results once each, which is what separate kernels do with tensors larger than the cache.
 
     Attributes:
-        operations: how many.
-        bytes_moved: in and out of all of them.
-        flops: multiplications and additions of their convolutions and matrix products.
-        views: how many operations only made another view.
-        alive_bytes, peak_bytes: of distinct storages seen so far, now and at the highest point.
+        costs: of every operation the bytes in and out, and the multiplications and additions of a convolution or
+            matrix product.
+        alive_bytes, peak_bytes, bytes_at_start: of distinct storages seen so far, now, at the highest point, and when
+            the count was started.
 
     Args:
         device_type: ``cuda``, ``cpu``; tensors elsewhere are left out.
@@ -40,14 +39,33 @@ class OperationCounter(TorchDispatchMode):
     def __init__(self, device_type: str) -> None:
         super().__init__()
         self.device_type = device_type
-        self.operations = self.bytes_moved = self.flops = self.views = 0
-        self.alive_bytes = self.peak_bytes = 0
+        self.costs: list[tuple[int, int]] = []
+        self.alive_bytes = self.peak_bytes = self.bytes_at_start = 0
         self._storages: dict[int, tuple[weakref.ref, int]] = {}
 
-    def reset(self) -> None:
+    @property
+    def operations(self) -> int:
+        """How many."""
+        return len(self.costs)
+
+    @property
+    def bytes_moved(self) -> int:
+        """By all operations."""
+        return sum(num_bytes for num_bytes, _ in self.costs)
+
+    @property
+    def flops(self) -> int:
+        """Of all operations."""
+        return sum(flops for _, flops in self.costs)
+
+    def seconds(self, *, flop_rate: float, byte_rate: float) -> float:
+        """On a device of these rates, if every operation reaches the one that binds it (the roofline model)."""
+        return sum(max(num_bytes / byte_rate, flops / flop_rate) for num_bytes, flops in self.costs)
+
+    def start(self) -> None:
         """Count from here; what is alive stays counted as alive."""
-        self.operations = self.bytes_moved = self.flops = self.views = 0
-        self.peak_bytes = self.alive_bytes
+        self.costs.clear()
+        self.bytes_at_start = self.peak_bytes = self.alive_bytes
 
     def watch(self, *tensors: Tensor) -> None:
         """Count tensors made outside of the context as alive."""
@@ -65,13 +83,10 @@ class OperationCounter(TorchDispatchMode):
             return result
         for tensor in (*arguments, *results):
             self._note(tensor)
-        if _only_views(function, arguments, results):
-            self.views += 1
-        elif function not in ALLOCATIONS:
-            self.operations += 1
-            self.bytes_moved += sum(_num_bytes(t) for t in (*arguments[function in OVERWRITES :], *results))
-            if function._overloadpacket in flop_registry:
-                self.flops += flop_registry[function._overloadpacket](*args, **kwargs, out_val=result)
+        if function not in ALLOCATIONS and not _only_views(function, arguments, results):
+            num_bytes = sum(_num_bytes(t) for t in (*arguments[function in OVERWRITES :], *results))
+            count_flops = flop_registry.get(function._overloadpacket)
+            self.costs.append((num_bytes, count_flops(*args, **kwargs, out_val=result) if count_flops else 0))
         return result
 
     def _tensors(self, tree: Any) -> list[Tensor]:

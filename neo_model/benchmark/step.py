@@ -7,20 +7,16 @@ import argparse
 from collections.abc import Callable
 
 import torch
-from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from neo_model.benchmark.ceiling import matmul_rate
 from neo_model.benchmark.measure import Timing, interleaved
 from neo_model.benchmark.step_parts import step_parts
-from neo_model.benchmark.subjects import Batch, our_criterion, our_model, peer_model, random_batch, size_argument
+from neo_model.benchmark.subjects import Batch, random_batch, size_argument
 from neo_model.benchmark.table import Report, Row, Table
+from neo_model.benchmark.training import our_learner, our_step, peer_step
 from neo_model.engine.hardware import PRECISIONS, Hardware
-from neo_model.engine.progress import Progress
-from neo_model.engine.training_loop import Learner, train_one_epoch
-from neo_model.optim import AdamW, Constant
-
-LEARNING_RATE, WEIGHT_DECAY, CLIP_NORM = 1e-4, 1e-4, 0.1
+from neo_model.engine.training_loop import Learner
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,44 +47,6 @@ def run(arguments: argparse.Namespace) -> Report:
         parts = step_parts(lambda: our_step(learner, batch, hardware), learner, hardware.device)
         tables.append(Table(f"parts of our step, {precision}", parts, "step"))
     return Report("step", tables)
-
-
-def our_learner(depth: int, hardware: Hardware) -> Learner:
-    """Our model with what trains it; without the weight average, which the peer lacks as well."""
-    model = hardware.place_model(our_model(depth))
-    optimizer = AdamW(lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY).build(model)
-    scheduler = Constant().build(optimizer, steps_per_epoch=1, total_steps=1)
-    return Learner(model, our_criterion(), optimizer, scheduler, hardware.grad_scaler(), None, CLIP_NORM)
-
-
-def our_step(learner: Learner, batch: Batch, hardware: Hardware) -> None:
-    """An epoch of one batch."""
-    train_one_epoch(learner, [(batch.images, batch.targets)], Progress(), hardware, after_step=lambda report: None)
-
-
-def peer_step(
-    depth: int, batch: Batch, device: torch.device, *, precision: str, channels_last: bool, fused: bool
-) -> Callable[[], None]:
-    """A step of ``transformers``' model in the form that its documentation gives: the loss inside autocast."""
-    layout = torch.channels_last if channels_last else torch.contiguous_format
-    model = peer_model(depth).to(device, memory_format=layout).train()
-    images, labels = batch.images.to(memory_format=layout), batch.peer_targets
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY, fused=fused or None)
-    scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
-    dtype = PRECISIONS[precision]
-
-    def step() -> None:
-        optimizer.zero_grad(set_to_none=True)
-        with torch.autocast(device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None):
-            loss = model(pixel_values=images, labels=labels).loss
-        scaler.scale(loss).backward()
-        scaler.unscale_(optimizer)
-        nn.utils.clip_grad_norm_(parameters, CLIP_NORM)
-        scaler.step(optimizer)
-        scaler.update()
-
-    return step
 
 
 def _compared(
