@@ -1,4 +1,4 @@
-"""pycocotools on the arrays of ``average_precision``: the reference, at about a hundred times the time."""
+"""pycocotools on the arrays of ``average_precision``: the reference, which takes many times as long."""
 
 import contextlib
 import io
