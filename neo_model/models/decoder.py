@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from neo_model.models.deformable import DeformableAttention
+from neo_model.models.deformable import DeformableAttention, Tokens
 from neo_model.models.denoising import DenoisingQueries, build_denoising
 from neo_model.models.layers import MLP, ConvNorm, SelfAttention
 
@@ -34,20 +34,6 @@ def make_anchors(sizes: list[tuple[int, int]], device: torch.device | None = Non
     return torch.logit(anchors).masked_fill(~valid, math.inf), valid
 
 
-def uncached_autocast(device_type: str) -> torch.autocast:
-    """The autocast in force, without its weight cache.
-
-    A weight cast under `torch.no_grad` is cached without its history, and using that copy later in the same step
-    would silently cut the weight's gradient.
-    """
-    return torch.autocast(
-        device_type,
-        enabled=torch.is_autocast_enabled(device_type),
-        dtype=torch.get_autocast_dtype(device_type),
-        cache_enabled=False,
-    )
-
-
 class DecoderLayer(nn.Module):
     """Self-attention, deformable cross-attention and an MLP, each with a residual and a norm behind it."""
 
@@ -66,12 +52,11 @@ class DecoderLayer(nn.Module):
         query_BQD: Tensor,
         position_BQD: Tensor,
         reference_BQ4: Tensor,
-        memory_BSD: Tensor,
-        sizes: list[tuple[int, int]],
+        memory: Tokens,
         blocked: Tensor | None,
     ) -> Tensor:
         x = self.norm1(query_BQD + self.self_attn(query_BQD, position_BQD, blocked))
-        x = self.norm2(x + self.cross_attn(x + position_BQD, reference_BQ4, memory_BSD, sizes))
+        x = self.norm2(x + self.cross_attn(x + position_BQD, reference_BQ4, memory))
         x = x + self.linear2(F.relu(self.linear1(x), inplace=True))
         return self.norm3(x.clamp(-HALF_MAX, HALF_MAX))
 
@@ -132,7 +117,7 @@ class Decoder(nn.Module):
         self.enc_bbox_head = MLP(dim, dim, 4, num_layers=3)
         self.dec_score_head = nn.ModuleList(nn.Linear(dim, num_classes) for _ in range(num_layers))
         self.dec_bbox_head = nn.ModuleList(MLP(dim, dim, 4, num_layers=3) for _ in range(num_layers))
-        self._anchors: dict[tuple, tuple[Tensor, Tensor]] = {}
+        self._anchors: dict[tuple, tuple[Tensor, Tensor, Tensor]] = {}
         self._initialise()
 
     def _initialise(self) -> None:
@@ -154,46 +139,64 @@ class Decoder(nn.Module):
             (every layer but the last, then the encoder's selection) and, with denoising, ``dn_aux_outputs`` (every
             layer) and ``dn_meta`` (``dn_positive_idx``, ``dn_target_idx``, ``dn_num_group``).
         """
-        sizes = [tuple(x.shape[-2:]) for x in maps]
-        memory = torch.cat(
-            [project(x).flatten(2).transpose(1, 2) for project, x in zip(self.input_proj, maps, strict=True)], dim=1
-        )
-        content, boxes_unact, selection = self._select(memory, sizes)
+        memory = Tokens.of([project(x) for project, x in zip(self.input_proj, maps, strict=True)])
+        content, boxes_unact, selection = self._select(memory)
         denoising = None
         if self.training and targets is not None and self.num_denoising > 0:
             denoising = self._denoise(targets, num_queries=content.shape[1])
             content = torch.cat((denoising.content_BRD.to(content.dtype), content), dim=1)
             boxes_unact = torch.cat((denoising.boxes_unact_BR4, boxes_unact), dim=1)
-        logits, boxes = self._refine(content, boxes_unact.sigmoid(), memory, sizes, denoising)
+        logits, boxes = self._refine(content, boxes_unact.sigmoid(), memory, denoising)
         if not self.training:
             return {"pred_logits": logits[-1], "pred_boxes": boxes[-1]}
         return _training_outputs(logits, boxes, selection, denoising)
 
-    def _select(self, memory_BSD: Tensor, sizes: list[tuple[int, int]]) -> tuple[Tensor, Tensor, dict]:
+    def _select(self, memory: Tokens) -> tuple[Tensor, Tensor, dict]:
         """The Q tokens with the highest class score: their content and box logits (both detached), and the
         encoder's own predictions for them, which carry gradients."""
-        anchors, valid = self._cached_anchors(sizes, memory_BSD.device)
-        num_queries = min(self.num_queries, memory_BSD.shape[1])
-        # Every token is scored without gradients; only the selected ones are run again with them.
-        with torch.no_grad(), uncached_autocast(memory_BSD.device.type):
-            tokens = self.enc_output(memory_BSD * valid)
-            index_BQ1 = self.enc_score_head(tokens).amax(-1).topk(num_queries, dim=1).indices[..., None]
-        if torch.is_grad_enabled():
-            selected = (memory_BSD * valid).gather(1, index_BQ1.expand(-1, -1, memory_BSD.shape[-1]))
-            tokens = self.enc_output(selected)
-        else:
-            tokens = tokens.gather(1, index_BQ1.expand(-1, -1, memory_BSD.shape[-1]))
-        boxes_unact = self.enc_bbox_head(tokens).float() + anchors.expand(len(index_BQ1), -1, -1).gather(
-            1, index_BQ1.expand(-1, -1, 4)
-        )
+        anchors_S4, valid_N1, row_BS = self._cached_anchors(memory)
+        num_queries = min(self.num_queries, len(anchors_S4))
+        score_BS = self._best_scores(memory.rows_ND, valid_N1)[row_BS]
+        token_BQ = score_BS.topk(num_queries, dim=1).indices
+        row_K = row_BS.gather(1, token_BQ).flatten()
+        # Every token was scored without gradients; only the selected ones are run again with them.
+        selected = memory.rows_ND.index_select(0, row_K) * valid_N1.index_select(0, row_K)
+        tokens = self.enc_output(selected.view(memory.batch_size, num_queries, -1))
+        boxes_unact = self.enc_bbox_head(tokens).float() + anchors_S4[token_BQ]
         selection = {"pred_logits": self.enc_score_head(tokens), "pred_boxes": boxes_unact.sigmoid()}
         return tokens.detach(), boxes_unact.detach(), selection
 
-    def _cached_anchors(self, sizes: list[tuple[int, int]], device: torch.device) -> tuple[Tensor, Tensor]:
-        key = (*sizes, device)
+    @torch.no_grad()
+    def _best_scores(self, rows_ND: Tensor, valid_N1: Tensor) -> Tensor:
+        """Each token's highest class logit [N]; a token whose anchor is not valid is scored as if it were zero.
+
+        In the tokens' own precision: autocast would widen the normalised tokens, the largest tensor of the decoder.
+        """
+        linear, norm = self.enc_output
+        dtype = rows_ND.dtype
+        weights = [p.to(dtype) for m in (linear, norm, self.enc_score_head) for p in (m.weight, m.bias)]
+        with torch.autocast(rows_ND.device.type, enabled=False):
+
+            def best(x: Tensor) -> Tensor:
+                x = F.layer_norm(F.linear(x, *weights[:2]), norm.normalized_shape, *weights[2:4], norm.eps)
+                return F.linear(x, *weights[4:]).amax(-1)
+
+            return torch.where(valid_N1[:, 0], best(rows_ND), best(rows_ND.new_zeros(1, rows_ND.shape[1])))
+
+    def _cached_anchors(self, memory: Tokens) -> tuple[Tensor, Tensor, Tensor]:
+        """By sizes and batch: anchor logits [S, 4], whether each row's anchor is valid [N, 1], and the row of every
+        image's tokens [B, S]."""
+        device = memory.rows_ND.device
+        key = (*memory.sizes, memory.batch_size, device)
         if key not in self._anchors:
             with torch.inference_mode(False):  # a first call under inference_mode must not spoil later training
-                self._anchors[key] = make_anchors(sizes, device)
+                anchors, valid = make_anchors(memory.sizes)
+                firsts = memory.first_rows().unbind(1)
+                rows = [first[:, None] + torch.arange(n) for first, n in zip(firsts, memory.counts, strict=True)]
+                row_BS = torch.cat(rows, dim=1)
+                valid_N1 = torch.empty(row_BS.numel(), 1, dtype=torch.bool)
+                valid_N1[row_BS] = valid
+                self._anchors[key] = tuple(x.to(device) for x in (anchors[0], valid_N1, row_BS))
         return self._anchors[key]
 
     def _denoise(self, targets: list[dict[str, Tensor]], num_queries: int) -> DenoisingQueries:
@@ -210,8 +213,7 @@ class Decoder(nn.Module):
         self,
         content: Tensor,
         reference: Tensor,
-        memory: Tensor,
-        sizes: list[tuple[int, int]],
+        memory: Tokens,
         denoising: DenoisingQueries | None,
     ) -> tuple[list[Tensor], list[Tensor]]:
         """Logits and boxes of every layer in training, of the evaluation layer otherwise.
@@ -225,7 +227,7 @@ class Decoder(nn.Module):
             zip(self.decoder["layers"], self.dec_score_head, self.dec_bbox_head, strict=True)
         ):
             position = self.query_pos_head(reference.to(content.dtype))
-            content = layer(content, position, reference, memory, sizes, blocked)
+            content = layer(content, position, reference, memory, blocked)
             if not self.training and i < self.eval_layer:
                 reference = (bbox_head(content).float() + torch.logit(reference, eps=1e-5)).sigmoid()
                 continue

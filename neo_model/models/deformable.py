@@ -1,13 +1,57 @@
 """Multi-scale deformable attention (Zhu et al. 2021, eq. 3): every query reads a few points of every map.
 
-Shapes: B batch, S tokens of all maps, Q queries, M heads, L levels, P points, D width, K = D / M.
+Shapes: B batch, S tokens of all maps of an image, N = B * S, Q queries, M heads, L levels, P points, D width, K = D / M.
+
+The equation projects every token to values, samples the values and mixes the samples. All three are linear in the
+tokens, so the order is free: `mix_then_project` first mixes raw tokens for each query and head and then projects those
+Q * M mixtures, which at 1920x1080 saves the projection of 42,600 tokens in every layer.
 """
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from neo_model.models.token_mixing import mix_tokens
+
+# Tokens for each query from which mixing first is the faster order; measured on a CPU with 300 and 500 queries.
+MIX_FIRST_FROM = 12
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """The maps of a batch as rows of one matrix: level after level, in it image after image, in it row-major.
+
+    In this order every map is a contiguous block, so neither the maps nor their gradients are ever copied apart.
+
+    Attributes:
+        rows_ND: [N, D].
+        batch_size: B.
+        sizes: (height, width) of each level.
+    """
+
+    rows_ND: Tensor
+    batch_size: int
+    sizes: list[tuple[int, int]]
+
+    @classmethod
+    def of(cls, maps: list[Tensor]) -> "Tokens":
+        """From L maps [B, D, H, W]."""
+        rows = [x.permute(0, 2, 3, 1).reshape(-1, x.shape[1]) for x in maps]
+        return cls(torch.cat(rows), len(maps[0]), [tuple(x.shape[-2:]) for x in maps])
+
+    @property
+    def counts(self) -> list[int]:
+        """Tokens of each level of one image; their sum is S."""
+        return [height * width for height, width in self.sizes]
+
+    def first_rows(self) -> Tensor:
+        """The row [B, L] at which the map of an image and a level begins, int64."""
+        counts = torch.tensor(self.counts)
+        starts = (counts.cumsum(0) - counts) * self.batch_size
+        return starts + torch.arange(self.batch_size)[:, None] * counts
 
 
 class DeformableAttention(nn.Module):
@@ -46,13 +90,8 @@ class DeformableAttention(nn.Module):
             nn.init.xavier_uniform_(projection.weight)
             nn.init.zeros_(projection.bias)
 
-    def forward(
-        self, query_BQD: Tensor, reference_BQ4: Tensor, memory_BSD: Tensor, sizes: list[tuple[int, int]]
-    ) -> Tensor:
-        """Attend to ``memory_BSD`` [B, S, D] around the boxes ``reference_BQ4`` (cxcywh in 0..1) -> [B, Q, D].
-
-        ``sizes`` lists (height, width) of the L maps whose row-major tokens make up S.
-        """
+    def forward(self, query_BQD: Tensor, reference_BQ4: Tensor, memory: Tokens) -> Tensor:
+        """Attend to ``memory`` around the boxes ``reference_BQ4`` (cxcywh in 0..1) -> [B, Q, D]."""
         B, Q, _ = query_BQD.shape
         shape = (B, Q, self.num_heads, self.num_levels, self.num_points)
         # Positions in float32 always: bfloat16 has 8 bits, less than a pixel at 1920.
@@ -60,22 +99,64 @@ class DeformableAttention(nn.Module):
         centre, size = reference_BQ4.float()[:, :, None, None, None].split(2, dim=-1)
         locations = centre + offsets * size * (0.5 / self.num_points)
         weights = self.attention_weights(query_BQD).float().view(B, Q, self.num_heads, -1).softmax(dim=-1).view(shape)
-        mixed = sample_and_mix(self.value_proj(memory_BSD), locations, weights, sizes)
-        return self.output_proj(mixed)
+        mix = mix_then_project if sum(memory.counts) >= MIX_FIRST_FROM * Q else project_then_mix
+        return self.output_proj(mix(self.value_proj, memory, locations, weights))
 
 
-def sample_and_mix(
-    value_BSD: Tensor, locations_BQMLP2: Tensor, weights_BQMLP: Tensor, sizes: list[tuple[int, int]]
-) -> Tensor:
-    """Bilinear samples (zero outside the map) of each head's channels, mixed by the weights -> [B, Q, D]."""
+def project_then_mix(value_proj: nn.Linear, memory: Tokens, locations_BQMLP2: Tensor, weights_BQMLP: Tensor) -> Tensor:
+    """The equation as it is written: bilinear samples (zero outside the map) of each head's share of the projected
+    tokens, mixed by the weights -> [B, Q, D]."""
     B, Q, M, L, P, _ = locations_BQMLP2.shape
     grid = (2 * locations_BQMLP2 - 1).permute(3, 0, 2, 1, 4, 5).reshape(L, B * M, Q, P, 2)
+    values_ND = value_proj(memory.rows_ND)
     samples = []
-    value_levels = value_BSD.split([h * w for h, w in sizes], dim=1)
-    for (height, width), value, level_grid in zip(sizes, value_levels, grid, strict=True):
+    for (height, width), level_grid, value in zip(
+        memory.sizes, grid, values_ND.split([B * count for count in memory.counts]), strict=True
+    ):
         # In float32, as the positions are: the kernel takes values and positions of one type only.
         value_map = value.float().view(B, height, width, M, -1).permute(0, 3, 4, 1, 2).flatten(0, 1)
         samples.append(F.grid_sample(value_map, level_grid, padding_mode="zeros", align_corners=False))
     weights = weights_BQMLP.permute(0, 2, 1, 3, 4).reshape(B * M, 1, Q, L * P)
     mixed = (torch.cat(samples, dim=-1) * weights).sum(-1)
-    return mixed.view(B, -1, Q).transpose(1, 2).to(value_BSD.dtype)
+    return mixed.view(B, -1, Q).transpose(1, 2).to(values_ND.dtype)
+
+
+def mix_then_project(value_proj: nn.Linear, memory: Tokens, locations_BQMLP2: Tensor, weights_BQMLP: Tensor) -> Tensor:
+    """The same by mixing raw tokens first -> [B, Q, D].
+
+    Head m's share of a projected token x is W_m x + b_m, so the mixture of shares is W_m (sum of w x) + b_m (sum of w).
+    The sum of w runs over the corners that lie inside the maps: outside, a value is zero and not the bias.
+    """
+    B, Q, M, _, _, _ = locations_BQMLP2.shape
+    index, share = corners(memory, locations_BQMLP2, weights_BQMLP)
+    mixed_BQMD = mix_tokens(memory.rows_ND, index, share.to(memory.rows_ND.dtype)).view(B, Q, M, -1)
+    weight_MKD = value_proj.weight.view(M, -1, mixed_BQMD.shape[-1])
+    heads_BQMK = torch.einsum("bqmd,mkd->bqmk", mixed_BQMD, weight_MKD.to(mixed_BQMD.dtype))
+    mass_BQM1 = share.view(B, Q, M, -1).sum(-1, keepdim=True)
+    return (heads_BQMK + (mass_BQM1 * value_proj.bias.view(M, -1)).to(heads_BQMK.dtype)).flatten(2)
+
+
+def corners(memory: Tokens, locations_BQMLP2: Tensor, weights_BQMLP: Tensor) -> tuple[Tensor, Tensor]:
+    """The four tokens around every point, and how much each of them counts.
+
+    Returns:
+        rows of ``memory`` int32 [B * Q * M, L * P * 4], and bilinear share times weight, float32 of the same shape;
+        a corner outside its map is row 0 with share 0.
+    """
+    B, Q, M, _, _, _ = locations_BQMLP2.shape
+    device = locations_BQMLP2.device
+    size_L12 = torch.tensor([[[w, h]] for h, w in memory.sizes], dtype=torch.float32).to(device, non_blocking=True)
+    first_BL = memory.first_rows().to(device, torch.int32, non_blocking=True)
+    position = locations_BQMLP2 * size_L12 - 0.5  # in pixels from the centre of the first one
+    with torch.no_grad():
+        low = position.floor()
+        corner_xy = torch.stack((low, low + 1), dim=-1)
+        inside_xy = (corner_xy >= 0) & (corner_xy < size_L12[..., None])
+        # Also where a position is NaN: the row exists, and the NaN comes through in the share.
+        x, y = corner_xy.masked_fill_(~inside_xy, 0).to(torch.int32).unbind(-2)
+        width_L1 = size_L12[..., 0].to(torch.int32)
+        row = (y * width_L1[..., None] + first_BL[:, None, None, :, None, None])[..., None] + x[..., None, :]
+    part = position - low
+    share_x, share_y = (torch.stack((1 - part, part), dim=-1) * inside_xy).unbind(-2)
+    share = share_y[..., None] * (share_x * weights_BQMLP[..., None])[..., None, :]
+    return row.view(B * Q * M, -1), share.view(B * Q * M, -1)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from neo_model.models.layers import ConvNorm, SelfAttention
+from neo_model.models.norm_silu import joined, normalized_silu
 
 
 def sincos_position(height: int, width: int, dim: int, *, temperature: float = 10_000.0) -> Tensor:
@@ -48,10 +49,9 @@ class RepVGGBlock(nn.Module):
         super().__init__()
         self.conv1 = ConvNorm(channels, channels, kernel_size=3)
         self.conv2 = ConvNorm(channels, channels, kernel_size=1)
-        self.act = nn.SiLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.act(self.conv1(x) + self.conv2(x))
+        return normalized_silu([self.conv1.conv(x), self.conv2.conv(x)], [self.conv1.norm, self.conv2.norm])
 
 
 class FusionBlock(nn.Module):
@@ -109,11 +109,11 @@ class HybridEncoder(nn.Module):
             coarse = top_down[0] = lateral(top_down[0])
             # To the finer map's own size: twice the coarse one is a line too many where a size was odd.
             coarse = F.interpolate(coarse, size=fine.shape[-2:], mode="nearest")
-            top_down.insert(0, fuse(torch.cat((coarse, fine), dim=1)))
+            top_down.insert(0, fuse(joined(coarse, fine)))
 
         outputs = [top_down[0]]
         for downsample, fuse, coarse in zip(self.downsample_convs, self.pan_blocks, top_down[1:], strict=True):
-            outputs.append(fuse(torch.cat((downsample(outputs[-1]), coarse), dim=1)))
+            outputs.append(fuse(joined(downsample(outputs[-1]), coarse)))
         return outputs
 
     def _attend(self, x_BCHW: Tensor) -> Tensor:

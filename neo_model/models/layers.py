@@ -4,12 +4,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from neo_model.models.norm_silu import normalized_silu
+
 
 class FrozenBatchNorm2d(nn.Module):
     """Batch normalisation with fixed statistics and fixed affine parameters, [B, C, H, W] -> the same.
 
-    It runs as one multiply-add in the activation's dtype: float32 buffers would promote every activation
-    behind it to float32 under autocast.
+    It runs as one multiply-add in the activation's dtype: float32 buffers would promote every activation behind it to
+    float32 under autocast. Behind a convolution it costs nothing: `ConvNorm` folds it into the weights.
     """
 
     def __init__(self, num_features: int, eps: float = 1e-5) -> None:
@@ -20,9 +22,13 @@ class FrozenBatchNorm2d(nn.Module):
         self.register_buffer("running_mean", torch.zeros(num_features))
         self.register_buffer("running_var", torch.ones(num_features))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def scale_and_shift(self) -> tuple[Tensor, Tensor]:
+        """The norm as ``x * scale + shift``, both [C] float32."""
         scale = self.weight * (self.running_var + self.eps).rsqrt()
-        shift = self.bias - self.running_mean * scale
+        return scale, torch.addcmul(self.bias, self.running_mean, scale, value=-1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        scale, shift = self.scale_and_shift()
         return torch.addcmul(shift.to(x.dtype)[:, None, None], x, scale.to(x.dtype)[:, None, None])
 
 
@@ -47,6 +53,13 @@ class ConvNorm(nn.Module):
         self.act = nn.Identity() if activation is None else activation(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
+        if isinstance(self.norm, FrozenBatchNorm2d):
+            # A convolution is linear: scaling its small weights equals scaling its large output, and the gradient
+            # for the weights passes through the product.
+            scale, shift = self.norm.scale_and_shift()
+            return self.act(self.conv._conv_forward(x, self.conv.weight * scale[:, None, None, None], shift))
+        if isinstance(self.act, nn.SiLU):
+            return normalized_silu([self.conv(x)], [self.norm])
         return self.act(self.norm(self.conv(x)))
 
 

@@ -84,7 +84,9 @@ class RTDETR(nn.Module):
             ``pred_logits`` [B, Q, C], ``pred_boxes`` [B, Q, 4] cxcywh in 0..1; in training the outputs of the other
             layers as well, see `neo_model.models.decoder.Decoder.forward`.
         """
+        return self.decoder(self.encoder(self.backbone(self._normalized(images))), targets)
+
+    def _normalized(self, images: Tensor) -> Tensor:
         if images.dtype == torch.uint8:
-            images = images.to(self.pixel_mean.dtype) / 255
-        images = (images - self.pixel_mean) / self.pixel_std
-        return self.decoder(self.encoder(self.backbone(images)), targets)
+            images = images.to(self.pixel_mean.dtype).div_(255)
+        return (images - self.pixel_mean).div_(self.pixel_std)

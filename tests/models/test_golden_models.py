@@ -7,6 +7,7 @@ from scipy.optimize import linear_sum_assignment
 
 from neo_model.losses import Criterion, HungarianMatcher
 from neo_model.models import RTDETR, ResNetVD
+from neo_model.models.deformable import Tokens
 from tests import golden
 
 SIZES = {
@@ -71,8 +72,53 @@ def tolerance(name: str, num_layers: int) -> float:
     return 1e-4 if steady else 2e-3
 
 
+class _SliceOfALargerGradient(torch.autograd.Function):
+    """Passes the gradient on in the layout that the published decoder's concatenation gives it."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx, grad):
+        B, C, H, W = grad.shape
+        larger = grad.new_zeros(B, H * W + 1, C)
+        larger[:, :-1] = grad.flatten(2).transpose(1, 2)
+        return larger[:, :-1].transpose(1, 2).view(B, C, H, W)
+
+
+def as_recorded(model) -> None:
+    """Hand the decoder's input norms the gradients that the figures were recorded with.
+
+    For a single image, torch's batch norm on a CPU takes such a slice for a dense tensor and returns a wrong gradient,
+    which then flows into encoder and backbone. Ours is dense, and right: see the test below.
+    """
+    for project in model.decoder.input_proj:
+        project.norm.register_forward_hook(lambda _module, _inputs, output: _SliceOfALargerGradient.apply(output))
+
+
+def test_gradients_of_a_single_image_are_those_of_finite_differences():
+    torch.manual_seed(0)
+    decoder = RTDETR(backbone=ResNetVD(depth=10, width=8), num_classes=3, encoder_dim=16, decoder_dim=16, num_heads=2,
+                     num_queries=5, num_denoising=0).decoder.double()  # fmt: skip
+    for parameter in decoder.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    maps = [torch.randn(1, 16, *size, dtype=torch.float64, requires_grad=True) for size in ((6, 7), (3, 4), (2, 2))]
+    memory = Tokens.of([project(x) for project, x in zip(decoder.input_proj, maps, strict=True)])
+    weights = torch.randn_like(memory.rows_ND)
+    gradients = torch.autograd.grad((memory.rows_ND * weights).sum(), maps)
+    for x, gradient in zip(maps, gradients, strict=True):
+        direction, moved = torch.randn_like(x), []
+        for step in (1e-6, -1e-6):
+            shifted = [y + step * direction if y is x else y for y in maps]
+            rows = Tokens.of([project(y) for project, y in zip(decoder.input_proj, shifted, strict=True)]).rows_ND
+            moved.append((rows * weights).sum())
+        assert (gradient * direction).sum().item() == pytest.approx((moved[0] - moved[1]).item() / 2e-6, rel=1e-6)
+
+
 def test_training_losses_and_gradients(case):
     description, figures, model, images, targets = case
+    as_recorded(model)
     criterion = Criterion(num_classes=80, matcher=HungarianMatcher())
     losses = criterion(model.train()(images, targets), targets)
     wanted = {k.removeprefix("train.loss."): v for k, v in figures.items() if k.startswith("train.loss.")}

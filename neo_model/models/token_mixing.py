@@ -1,0 +1,61 @@
+"""Weighted sums of a few rows of a large matrix, with a gradient that is as fast as the sum itself."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def mix_tokens(rows_ND: Tensor, index_KT: Tensor, share_KT: Tensor) -> Tensor:
+    """``out[k] = sum over t of share[k, t] * rows[index[k, t]]`` -> [K, D].
+
+    `embedding_bag` computes it without storing the rows it reads. Its own gradient for the rows is several times slower
+    on a CPU than the sum; here it is a sum of the same kind: row n receives the shares of the gradients of all
+    mixtures that used it.
+
+    Args:
+        rows_ND: N rows.
+        index_KT: int32 or int64, T rows for each of K mixtures.
+        share_KT: their weights, of the rows' dtype.
+    """
+    if torch.is_grad_enabled() and rows_ND.device.type == "cpu" and not torch.compiler.is_compiling():
+        return _MixTokens.apply(rows_ND, index_KT, share_KT)
+    return F.embedding_bag(index_KT, rows_ND, per_sample_weights=share_KT, mode="sum")
+
+
+class _MixTokens(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, rows_ND: Tensor, index_KT: Tensor, share_KT: Tensor) -> Tensor:
+        ctx.save_for_backward(rows_ND, index_KT, share_KT)
+        return F.embedding_bag(index_KT, rows_ND, per_sample_weights=share_KT, mode="sum")
+
+    @staticmethod
+    def backward(ctx, grad_KD: Tensor):
+        rows_ND, index_KT, share_KT = ctx.saved_tensors
+        grad_KD = grad_KD.contiguous()
+        grad_rows = grad_share = None
+        if ctx.needs_input_grad[0]:
+            grad_rows = _scattered(grad_KD, index_KT, share_KT, len(rows_ND))
+        if ctx.needs_input_grad[2]:
+            grad_share = _inner_products(rows_ND, index_KT, grad_KD)
+        return grad_rows, None, grad_share
+
+
+def _scattered(grad_KD: Tensor, index_KT: Tensor, share_KT: Tensor, num_rows: int) -> Tensor:
+    """The mixture turned around: for every row the sum over its uses -> [N, D]."""
+    used_row, order = index_KT.flatten().sort()
+    first_use = torch.searchsorted(used_row, torch.arange(num_rows, dtype=used_row.dtype), out_int32=True)
+    mixture = (order // index_KT.shape[1]).to(torch.int32)
+    return F.embedding_bag(
+        mixture, grad_KD, first_use, per_sample_weights=share_KT.flatten()[order], mode="sum"
+    )
+
+
+def _inner_products(rows_ND: Tensor, index_KT: Tensor, grad_KD: Tensor) -> Tensor:
+    """``rows[index[k, t]]`` times ``grad[k]`` -> [K, T]; torch's gradient of `embedding_bag` for its weights."""
+    K, T = index_KT.shape
+    offsets = torch.arange(0, K * T, T, dtype=index_KT.dtype)
+    mixture = torch.arange(K, dtype=index_KT.dtype).repeat_interleave(T)
+    products = torch.ops.aten._embedding_bag_per_sample_weights_backward(
+        grad_KD, rows_ND, index_KT.flatten(), offsets, mixture, 0
+    )
+    return products.view(K, T)
