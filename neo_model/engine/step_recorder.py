@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 
 class StepRecorder:
-    """Turns step reports into console figures and records; reads losses from the device only when it writes them."""
+    """Turns step reports into console figures and records."""
 
     def __init__(self, runner: Runner, line: ProgressLine) -> None:
         self.runner, self.line = runner, line
@@ -34,7 +34,7 @@ class StepRecorder:
             self.line.advance()
             return
         now = time.monotonic()
-        losses = {name: loss.item() for name, loss in report.losses.items()}
+        losses = report.losses
         last_layer = sum(losses[name] for name in ("loss_vfl", "loss_bbox", "loss_giou"))
         values = {
             "loss": sum(losses.values()),

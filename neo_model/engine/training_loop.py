@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
-from torch.optim.swa_utils import AveragedModel
 
+from neo_model.engine.batch_norm import BatchNormStatistics
 from neo_model.engine.hardware import Hardware
 from neo_model.engine.progress import Progress
+from neo_model.optim.ema import WeightAverage
 from neo_model.utils import UserError
 
 MAX_SKIPPED_IN_A_ROW = 30  # an fp16 scaler needs some 16 to come down from 65,536
@@ -22,15 +23,23 @@ Batch = tuple[Tensor, list[dict]]
 
 @dataclass(frozen=True)
 class Learner:
-    """Everything a step changes."""
+    """Everything a step changes.
+
+    Raises:
+        ValueError: the optimizer is not a fused one, which alone can leave a step out without asking the host.
+    """
 
     model: nn.Module
     criterion: nn.Module
     optimizer: Optimizer
     scheduler: LRScheduler
     scaler: torch.amp.GradScaler
-    ema: AveragedModel | None
+    ema: WeightAverage | None
     clip_norm: float | None
+
+    def __post_init__(self) -> None:
+        if not all(group.get("fused") for group in self.optimizer.param_groups):
+            raise ValueError("the optimizer must be made with fused=True")
 
 
 @dataclass(frozen=True)
@@ -38,16 +47,44 @@ class StepReport:
     """What a step did.
 
     Attributes:
-        losses: weighted terms of the effective batch, on the device.
+        losses: weighted terms of the effective batch; empty where a prediction was not finite.
         gradient_norm: before clipping; not finite where the step was skipped.
         learning_rate: of the first parameter group outside the backbone.
         num_images: images in the effective batch.
     """
 
-    losses: dict[str, Tensor]
+    losses: dict[str, float]
     gradient_norm: float
     learning_rate: float
     num_images: int
+
+
+@dataclass(frozen=True)
+class OpenStep:
+    """A step that the device has been told to take; the host learns later what came of it.
+
+    Attributes:
+        names: of the loss terms.
+        figures: gradient norm and loss terms, in host memory once ``arrival`` has happened.
+        arrival: None on a CPU.
+        learning_rate: as in `StepReport`.
+        num_batches: accumulated in it.
+        targets: of all its images.
+    """
+
+    names: list[str]
+    figures: Tensor
+    arrival: torch.cuda.Event | None
+    learning_rate: float
+    num_batches: int
+    targets: list[dict]
+
+    def report(self) -> StepReport:
+        """What it did. It waits for the figures, unless the device has been waited for since."""
+        if self.arrival is not None:
+            self.arrival.synchronize()
+        norm, *losses = self.figures.tolist()
+        return StepReport(dict(zip(self.names, losses, strict=True)), norm, self.learning_rate, len(self.targets))
 
 
 def train_one_epoch(
@@ -63,31 +100,39 @@ def train_one_epoch(
     gradient of one batch of 8. A step whose loss or gradient is not finite changes neither weights nor batch norm's
     statistics nor average nor schedule.
 
+    The host waits for the device once a forward pass, in the matcher. Whether a gradient is finite is the device's to
+    act upon; the host hears of it one step later, still before the schedule and the average matter again.
+
     Raises:
         UserError: too many steps in a row were skipped.
     """
-    model = learner.model.train()
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    statistics = [b for m in model.modules() if isinstance(m, nn.BatchNorm2d) for b in m.buffers()]
+    learner.model.train()
+    statistics = BatchNormStatistics(learner.model)
+    open_step = None
+
+    def settle(statistics_after: list[Tensor] | None = None) -> None:
+        if open_step is not None:
+            report = open_step.report()
+            earlier = None if statistics_after is None else statistics.by_buffer(statistics_after)
+            follow(learner, progress, open_step, report, earlier)
+            after_step(report)
+
     for group in grouped(batches, hardware.accumulate):
-        # The forward pass writes its activations' mean and variance into them, finite or not, for good.
-        statistics_before = [buffer.clone() for buffer in statistics]
+        statistics_before = statistics.copy()
         learner.optimizer.zero_grad(set_to_none=True)
         try:
             losses = accumulate_gradients(learner, group, hardware)
-            learner.scaler.unscale_(learner.optimizer)
-            norm = nn.utils.clip_grad_norm_(parameters, learner.clip_norm or math.inf).item()  # one host sync
         except FloatingPointError:  # of the matcher: a prediction is NaN or infinite, so the loss would be
-            losses, norm = {}, math.nan
-
-        progress.batch += len(group)
-        learning_rate, num_images = learner.optimizer.param_groups[-1]["lr"], sum(len(images) for images, _ in group)
-        if math.isfinite(norm):
-            take_step(learner, progress)
+            losses = None
+        settle(statistics_before)  # of the step before: its figures have arrived, its weights are still there
+        if losses is None:
+            open_step = skip_step(learner, group, statistics, statistics_before)
         else:
-            restore(statistics, statistics_before)
-            skip_step(learner, progress, group)
-        after_step(StepReport(losses, norm, learning_rate, num_images))
+            open_step = take_step(learner, group, losses, statistics, statistics_before)
+        if open_step.arrival is None:
+            settle()
+            open_step = None
+    settle()
 
 
 def accumulate_gradients(learner: Learner, group: list[Batch], hardware: Hardware) -> dict[str, Tensor]:
@@ -97,38 +142,84 @@ def accumulate_gradients(learner: Learner, group: list[Batch], hardware: Hardwar
         FloatingPointError: a prediction is NaN or infinite.
     """
     num_boxes = sum(len(target["labels"]) for _, targets in group for target in targets)
-    sums: dict[str, Tensor] = {}
+    sums = 0.0
     for images, targets in group:
-        images, targets = hardware.place(images), [to_device(t, hardware.device) for t in targets]
         with hardware.autocast():
-            outputs = learner.model(images, targets)
+            outputs = learner.model(hardware.place(images), targets)
         losses = learner.criterion(outputs, targets, num_boxes=num_boxes)
-        learner.scaler.scale(sum(losses.values())).backward()
-        for name, loss in losses.items():
-            sums[name] = sums.get(name, 0) + loss.detach()
-    return sums
+        terms = torch.stack(list(losses.values()))
+        learner.scaler.scale(terms.sum()).backward()
+        sums = sums + terms.detach()
+    return dict(zip(losses, sums, strict=True))
 
 
-def take_step(learner: Learner, progress: Progress) -> None:
-    """Update the weights, then what follows them."""
-    learner.scaler.step(learner.optimizer)
-    learner.scaler.update()
-    learner.scheduler.step()
-    if learner.ema is not None:
-        learner.ema.update_parameters(learner.model)
-    progress.step += 1
-    progress.skipped_in_a_row = 0
+def take_step(
+    learner: Learner,
+    group: list[Batch],
+    losses: dict[str, Tensor],
+    statistics: BatchNormStatistics,
+    statistics_before: list[Tensor],
+) -> OpenStep:
+    """Have the device update the weights if the gradient is finite, else restore batch norm. The host does not wait."""
+    optimizer, scaler = learner.optimizer, learner.scaler
+    scaler.unscale_(optimizer)
+    parameters = [parameter for part in optimizer.param_groups for parameter in part["params"]]
+    norm = nn.utils.clip_grad_norm_(parameters, learner.clip_norm or math.inf)
+    not_finite = norm.isfinite().logical_not()
+    optimizer.found_inf = not_finite.float()  # as a scaler tells it to a fused optimizer
+    optimizer.step()
+    scaler.update()
+    statistics.put_back(statistics_before, where=not_finite)
+    figures = torch.stack((norm, *losses.values())).to("cpu", non_blocking=True)
+    return opened(optimizer, group, list(losses), figures, event_now(norm.device))
 
 
-def skip_step(learner: Learner, progress: Progress, group: list[Batch]) -> None:
-    """Leave everything as it is, but let the scaler come down."""
+def skip_step(
+    learner: Learner, group: list[Batch], statistics: BatchNormStatistics, statistics_before: list[Tensor]
+) -> OpenStep:
+    """Restore batch norm after a forward pass that gave nothing to learn from, and let the scaler come down."""
+    device = next(learner.model.parameters()).device
+    statistics.put_back(statistics_before, where=torch.ones((), dtype=torch.bool, device=device))
     scaler = learner.scaler
     if scaler.is_enabled():
-        scaler.scale(torch.zeros((), device=next(learner.model.parameters()).device))  # unused, it has no scale yet
+        scaler.scale(torch.zeros((), device=device))  # unused, it has no scale yet
         scaler.update(scaler.get_scale() * 0.5)
+    return opened(learner.optimizer, group, [], torch.tensor([math.nan]), None)
+
+
+def opened(
+    optimizer: Optimizer, group: list[Batch], names: list[str], figures: Tensor, arrival: torch.cuda.Event | None
+) -> OpenStep:
+    """The step over a group of batches, without keeping their images."""
+    targets = [target for _, targets in group for target in targets]
+    return OpenStep(names, figures, arrival, optimizer.param_groups[-1]["lr"], len(group), targets)
+
+
+def follow(
+    learner: Learner,
+    progress: Progress,
+    step: OpenStep,
+    report: StepReport,
+    earlier: dict[Tensor, Tensor] | None,
+) -> None:
+    """Everything that comes after the weights: schedule, average, progress.
+
+    ``earlier`` holds batch norm's buffers as the step left them, where there has been a forward pass since.
+
+    Raises:
+        UserError: too many steps in a row were skipped.
+    """
+    progress.batch += step.num_batches
+    if math.isfinite(report.gradient_norm):
+        learner.scheduler.step()
+        if learner.ema is not None:
+            learner.ema.update_parameters(learner.model, earlier)
+        progress.step += 1
+        progress.skipped_in_a_row = 0
+        return
     progress.skipped_in_a_row += 1
     if progress.skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
-        image_ids = [target.get("image_id") for _, targets in group for target in targets]
+        image_ids = [target.get("image_id") for target in step.targets]
         raise UserError(
             f"step {progress.step}",
             f"{MAX_SKIPPED_IN_A_ROW} steps in a row had a loss or gradient that is not finite, last with images "
@@ -137,10 +228,13 @@ def skip_step(learner: Learner, progress: Progress, group: list[Batch]) -> None:
         )
 
 
-def restore(tensors: list[Tensor], values: list[Tensor]) -> None:
-    """Put the values back, in place."""
-    for tensor, value in zip(tensors, values, strict=True):
-        tensor.copy_(value)
+def event_now(device: torch.device) -> torch.cuda.Event | None:
+    """An event that happens when the GPU has come this far; None on a CPU, which is here already."""
+    if device.type != "cuda":
+        return None
+    event = torch.cuda.Event()
+    event.record()
+    return event
 
 
 def grouped(batches: Iterable[Batch], size: int) -> Iterator[list[Batch]]:
@@ -149,7 +243,3 @@ def grouped(batches: Iterable[Batch], size: int) -> Iterator[list[Batch]]:
     while group := list(itertools.islice(iterator, size)):
         yield group
 
-
-def to_device(target: dict, device: torch.device) -> dict:
-    """The tensors that model and criterion read, on the device."""
-    return {key: target[key].to(device, non_blocking=True) for key in ("labels", "boxes")}

@@ -143,10 +143,10 @@ class _Stage:
 def _denoising_stage(layers: list[dict[str, Tensor]], meta: dict, counts: list[int], num_boxes: float) -> _Stage:
     """Each group's positive slots belong to the targets in their order, in every layer."""
     groups = meta["dn_num_group"]
-    queries = [index.cpu() for index in meta["dn_positive_idx"]]
+    queries = meta["dn_positive_idx"]
     targets = meta.get("dn_target_idx") or [torch.arange(count).repeat(groups) for count in counts]
-    images = torch.arange(len(counts)).repeat_interleave(torch.tensor([len(index) for index in queries]))
-    pairs = torch.stack((images, torch.cat(queries), torch.cat(targets).cpu()))
+    images = [torch.full((len(index),), image) for image, index in enumerate(queries)]
+    pairs = torch.stack([torch.cat(indices).cpu() for indices in (images, queries, targets)])
     suffixes = [f"_dn_{i}" for i in range(len(layers))]
     num_queries = layers[0]["pred_logits"].shape[1]
     return _Stage(suffixes, num_queries, pairs[:, None].expand(-1, len(layers), -1), num_boxes * groups)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from neo_model.ops.boxes import cxcywh_to_xyxy, xyxy_to_cxcywh
+from neo_model.ops.targets import pad_targets
 
 
 @dataclass(frozen=True)
@@ -20,8 +21,8 @@ class DenoisingQueries:
         content_BRD: class embeddings of the noised labels.
         boxes_unact_BR4: logits of the noised cxcywh boxes.
         blocked: [R + Q, R + Q], True where a row must not see a column.
-        positive_index: for each image the queries that should find a target, group after group [n * G].
-        target_index: for each image the target of each of those [n * G].
+        positive_index: for each image the queries that should find a target, group after group, on the CPU [n * G].
+        target_index: for each image the target of each of those, on the CPU [n * G].
         num_groups: G.
     """
 
@@ -52,10 +53,8 @@ def attention_mask(slots: int, groups: int, num_queries: int, device: torch.devi
 
     Denoising queries do see the matching ones, as published.
     """
-    group = torch.arange(groups, device=device).repeat_interleave(2 * slots)
-    matching = torch.full((num_queries,), -1, device=device)
-    owner = torch.cat((group, matching))
-    return (owner[None] != owner[:, None]) & (owner[None] != -1)
+    owner = torch.arange(2 * slots * groups + num_queries, device=device) // (2 * slots)  # matching ones follow
+    return (owner[None] != owner[:, None]) & (owner[None] < groups)
 
 
 def build_denoising(
@@ -67,11 +66,11 @@ def build_denoising(
     label_noise_ratio: float,
     box_noise_scale: float,
 ) -> DenoisingQueries:
-    """Noised copies of the targets as decoder queries.
+    """Noised copies of the targets as decoder queries. Nothing here waits for the device.
 
     Args:
-        targets: per image ``labels`` int64 [n] and ``boxes`` [n, 4] cxcywh in 0..1; targets beyond ``num_queries``
-            in one image get no denoising query.
+        targets: per image ``labels`` int64 [n] and ``boxes`` [n, 4] cxcywh in 0..1, on any device; targets beyond
+            ``num_queries`` in one image get no denoising query.
         class_embedding: [C + 1, D]; its last row stands for "no target in this slot".
         num_queries: Q.
         num_denoising: queries aimed at; sets the number of groups.
@@ -81,12 +80,12 @@ def build_denoising(
     device, num_classes = class_embedding.weight.device, class_embedding.num_embeddings - 1
     counts = [min(len(t["labels"]), num_queries) for t in targets]
     slots, groups = denoising_layout(counts, num_denoising, num_queries)
-    labels, boxes, filled = _pad(targets, counts, slots, num_classes, device)
-    labels, boxes, filled = labels.repeat(1, 2 * groups), boxes.repeat(1, 2 * groups, 1), filled.repeat(1, 2 * groups)
+    labels, boxes = pad_targets(targets, slots=slots, empty_label=num_classes, device=device)
+    labels, boxes = labels.repeat(1, 2 * groups), boxes.repeat(1, 2 * groups, 1)
     negative = torch.arange(2 * slots, device=device).ge(slots).repeat(groups)
 
     if label_noise_ratio > 0:
-        flip = (torch.rand(labels.shape, device=device) < label_noise_ratio * 0.5) & filled
+        flip = (torch.rand(labels.shape, device=device) < label_noise_ratio * 0.5) & (labels != num_classes)
         labels = torch.where(flip, torch.randint_like(labels, num_classes), labels)
     if box_noise_scale > 0:
         half_size = boxes[..., 2:].repeat(1, 1, 2) * 0.5
@@ -95,25 +94,12 @@ def build_denoising(
         corners_xyxy = cxcywh_to_xyxy(boxes) + sign * distance * half_size * box_noise_scale
         boxes = xyxy_to_cxcywh(corners_xyxy.clamp(0, 1))
 
-    start_of_group = torch.arange(groups, device=device)[:, None] * (2 * slots)
-    indices = [torch.arange(n, device=device) for n in counts]
+    start_of_group = torch.arange(groups)[:, None] * (2 * slots)
     return DenoisingQueries(
         content_BRD=class_embedding(labels),
         boxes_unact_BR4=torch.logit(boxes, eps=1e-5),
         blocked=attention_mask(slots, groups, num_queries, device),
-        positive_index=[(start_of_group + i).flatten() for i in indices],
-        target_index=[i.repeat(groups) for i in indices],
+        positive_index=[(start_of_group + torch.arange(count)).flatten() for count in counts],
+        target_index=[torch.arange(count).repeat(groups) for count in counts],
         num_groups=groups,
     )
-
-
-def _pad(
-    targets: list[dict[str, Tensor]], counts: list[int], slots: int, num_classes: int, device: torch.device
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Targets as rectangles: labels [B, T] (``num_classes`` where empty), boxes [B, T, 4], filled [B, T]."""
-    labels = torch.full((len(targets), slots), num_classes, device=device)
-    boxes = torch.zeros(len(targets), slots, 4, device=device)
-    for i, (target, n) in enumerate(zip(targets, counts, strict=True)):
-        labels[i, :n] = target["labels"][:n]
-        boxes[i, :n] = target["boxes"][:n]
-    return labels, boxes, labels != num_classes

@@ -33,17 +33,22 @@ def paired_iou_giou(first_xyxy: Tensor, second_xyxy: Tensor) -> tuple[Tensor, Te
     Returns:
         IoU [...] and GIoU [...].
     """
-    first_low, first_high = first_xyxy[..., :2], first_xyxy[..., 2:]
-    second_low, second_high = second_xyxy[..., :2], second_xyxy[..., 2:]
+    first_low, first_high = first_xyxy.split(2, dim=-1)
+    second_low, second_high = second_xyxy.split(2, dim=-1)
     overlap = (torch.minimum(first_high, second_high) - torch.maximum(first_low, second_low)).clamp(min=0)
     hull = torch.maximum(first_high, second_high) - torch.minimum(first_low, second_low)
-    intersection = overlap[..., 0] * overlap[..., 1]
-    hull_area = hull[..., 0] * hull[..., 1]
-    union = (first_high - first_low).prod(-1) + (second_high - second_low).prod(-1) - intersection
+    intersection, hull_area = _area(overlap), _area(hull)
+    union = _area(first_high - first_low) + _area(second_high - second_low) - intersection
     # The smallest normal number keeps 0 / 0 at 0 and changes no box whose area is above it.
     tiny = torch.finfo(union.dtype).tiny
     iou = intersection / union.clamp(min=tiny)
     return iou, iou - (hull_area - union) / hull_area.clamp(min=tiny)
+
+
+def _area(size: Tensor) -> Tensor:
+    """Width times height, [..., 2] -> [...]."""
+    width, height = size.unbind(-1)
+    return width * height
 
 
 @torch.no_grad()

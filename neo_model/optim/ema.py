@@ -20,19 +20,41 @@ class Ema:
     def __init__(self, *, decay: Fraction = 0.9999, ramp: PositiveFloat = 2000.0) -> None:
         self.decay, self.ramp = decay, ramp
 
-    def build(self, model: nn.Module) -> AveragedModel | None:
+    def build(self, model: nn.Module) -> "WeightAverage | None":
         """The average of ``model``, buffers included, to be updated after every optimizer step."""
-        if self.decay == 0:
-            return None
-        average = AveragedModel(model, multi_avg_fn=self._update, use_buffers=True)
-        average.eval().requires_grad_(False)
-        average.n_averaged.fill_(1)  # at 0 torch would copy the weights instead of averaging them in
-        return average
+        return None if self.decay == 0 else WeightAverage(model, self)
+
+    def share_kept(self, update: int) -> float:
+        """Of the average, in an update counted from 1."""
+        return self.decay * (1 - math.exp(-update / self.ramp))
+
+
+class WeightAverage(AveragedModel):
+    """torch's average with an update in which no host waits for a device: its counter stays on the host."""
+
+    def __init__(self, model: nn.Module, settings: Ema) -> None:
+        super().__init__(model, use_buffers=True)
+        self.eval().requires_grad_(False)
+        self.settings = settings
+        self.n_averaged.fill_(1)  # of the next update
 
     @torch.no_grad()
-    def _update(self, averaged: list[Tensor], current: list[Tensor], num_averaged: Tensor | int) -> None:
-        if not averaged[0].is_floating_point():  # counters, such as batch norm's
-            torch._foreach_copy_(averaged, current)
-            return
-        keep = self.decay * (1 - math.exp(-int(num_averaged) / self.ramp))
-        torch._foreach_lerp_(averaged, current, 1 - keep)
+    def update_parameters(self, model: nn.Module, earlier: dict[Tensor, Tensor] | None = None) -> None:
+        """Average the weights of ``model`` in.
+
+        Args:
+            model: the same layers.
+            earlier: values to take instead of some of its tensors' present ones.
+        """
+        averaged = [*self.module.parameters(), *self.module.buffers()]
+        current = [*model.parameters(), *model.buffers()]
+        if earlier is not None:
+            current = [earlier.get(tensor, tensor) for tensor in current]
+        share = 1 - self.settings.share_kept(int(self.n_averaged))
+        weights, counters = [], []  # such as batch norm's counters
+        for pair in zip(averaged, current, strict=True):
+            (weights if pair[0].is_floating_point() else counters).append(pair)
+        torch._foreach_lerp_(*map(list, zip(*weights, strict=True)), share)
+        if counters:
+            torch._foreach_copy_(*map(list, zip(*counters, strict=True)))
+        self.n_averaged += 1

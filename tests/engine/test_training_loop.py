@@ -2,9 +2,11 @@
 
 import copy
 import math
+from collections import Counter
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from neo_model.engine.progress import Progress
 from neo_model.engine.training_loop import MAX_SKIPPED_IN_A_ROW, train_one_epoch
@@ -15,7 +17,7 @@ COUNTS = [3, 0, 5, 1, 2, 2, 0, 4]
 
 
 def sgd(parameters):
-    return torch.optim.SGD(parameters, lr=1.0)
+    return torch.optim.SGD(parameters, lr=1.0, fused=True)
 
 
 def train(learner, batches, hardware, progress=None) -> list:
@@ -32,6 +34,14 @@ def weights(learner) -> dict[str, torch.Tensor]:
 def spoil(batches: list, *positions: int) -> list:
     """The batches, with images that are not numbers at some positions."""
     return [(images * math.nan, t) if i in positions else (images, t) for i, (images, t) in enumerate(batches)]
+
+
+def states(learner, progress) -> tuple:
+    """Everything that a step may change."""
+    optimizer = copy.deepcopy(learner.optimizer.state_dict()["state"])
+    average = copy.deepcopy(learner.ema.state_dict())
+    schedule = {k: v for k, v in learner.scheduler.state_dict().items() if k != "lr_lambdas"}
+    return weights(learner), average, optimizer, schedule, learner.scaler.state_dict(), progress.state_dict()
 
 
 @pytest.mark.parametrize(
@@ -58,7 +68,7 @@ def test_two_batches_of_four_are_one_of_eight(make_hardware, make_learner, make_
         assert report.num_images == 8
         assert report.gradient_norm == pytest.approx(reports[0].gradient_norm, rel=1e-5)
         for name, loss in reports[0].losses.items():
-            assert report.losses[name].item() == pytest.approx(loss.item(), rel=1e-5)
+            assert report.losses[name] == pytest.approx(loss, rel=1e-5)
         for name, value in states[0].items():
             moved = (value.float() - start[name]).norm()
             assert (state[name].float() - value).norm() <= 1e-6 * value.float().norm() + 1e-4 * moved, name
@@ -76,7 +86,7 @@ def test_training_on_a_batch_lowers_its_loss(make_hardware, make_learner, make_b
     hardware = make_hardware()
     learner = make_learner(hardware, num_denoising=0)
     reports = train(learner, make_batches([2, 3], 2) * 80, hardware)
-    totals = [sum(loss.item() for loss in report.losses.values()) for report in reports]
+    totals = [sum(report.losses.values()) for report in reports]
     assert sum(totals[-5:]) / 5 < 0.8 * totals[0]
     assert learner.model.training
 
@@ -183,3 +193,101 @@ def test_training_works_without_an_average_and_from_bytes(make_hardware, make_le
     batches = [((images * 255).to(torch.uint8), targets) for images, targets in make_batches([1, 2], 1)]
     train(make_learner(hardware, ema=False), batches, hardware, progress)
     assert progress.step == 2
+
+
+def spoil_the_gradient(learner, at_step: int):
+    """Makes the gradient of one step infinite, its loss left alone."""
+    calls = 0
+
+    def spoiled(gradient):
+        nonlocal calls
+        calls += 1
+        return gradient * math.inf if calls == at_step else gradient
+
+    learner.model.decoder.enc_score_head.weight.register_hook(spoiled)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_a_step_whose_gradient_alone_is_not_finite_changes_nothing(
+    make_hardware, make_learner, make_batches, precision
+):
+    hardware, progress = make_hardware(precision=precision), Progress()
+    learner = make_learner(hardware)
+    batches = make_batches([2, 1, 3, 0], 2)
+    train(learner, batches[:1], hardware, progress)
+    before = states(learner, progress)
+    spoil_the_gradient(learner, at_step=1)
+    (report,) = train(learner, batches[1:], hardware, progress)
+    assert not math.isfinite(report.gradient_norm) and math.isfinite(sum(report.losses.values()))
+    after = states(learner, progress)
+    torch.testing.assert_close(after[:3], before[:3], atol=0, rtol=0)
+    assert after[3] == before[3]
+    assert after[4].get("scale") == (before[4]["scale"] / 2 if precision == "fp16" else None)
+    assert (progress.step, progress.skipped_in_a_row, progress.batch) == (1, 1, 2)
+
+
+class Arrival:
+    """In place of a GPU's event: the figures of a step come when they are waited for."""
+
+    def synchronize(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_hearing_of_a_step_one_step_later_changes_nothing(
+    make_hardware, make_learner, make_batches, monkeypatch, precision
+):
+    hardware, outcomes = make_hardware(precision=precision), []
+    for event in (None, Arrival()):
+        monkeypatch.setattr("neo_model.engine.training_loop.event_now", lambda device, event=event: event)
+        learner, progress = make_learner(hardware, warmup_steps=20), Progress()
+        spoil_the_gradient(learner, at_step=3)
+        batches = spoil(make_batches([2, 1, 3, 0, 4, 1], 1), 3)
+        torch.manual_seed(0)
+        reports = train(learner, batches, hardware, progress)
+        assert [math.isfinite(report.gradient_norm) for report in reports] == [True, True, False, False, True, True]
+        outcomes.append((*states(learner, progress), [(r.losses, r.learning_rate, r.num_images) for r in reports]))
+    now, later = outcomes
+    torch.testing.assert_close(later[:3], now[:3], atol=0, rtol=0)
+    assert later[3:6] == now[3:6] and repr(later[6]) == repr(now[6])
+
+
+class HostReads(TorchDispatchMode):
+    """Counts how often a step reads values of tensors, for each of which the host would wait for a GPU."""
+
+    VALUE_READERS = ("_local_scalar_dense", "nonzero", "masked_select", "_unique2", "bincount", "equal")
+
+    def __init__(self, monkeypatch) -> None:
+        super().__init__()
+        self.counts = Counter()
+        for name in ("numpy", "tolist"):  # these read memory without an operation
+            monkeypatch.setattr(torch.Tensor, name, self._counted(name, getattr(torch.Tensor, name)))
+
+    def _counted(self, name, method):
+        def counted(tensor, *arguments, **keywords):
+            self.counts[name] += 1
+            return method(tensor, *arguments, **keywords)
+
+        return counted
+
+    def __torch_dispatch__(self, operation, types, arguments=(), keywords=None):
+        name = operation.name().removeprefix("aten::").partition(".")[0]
+        if name in self.VALUE_READERS:
+            self.counts[name] += 1
+        masks = [index for index in arguments[1] if index is not None] if name in ("index", "index_put_") else []
+        self.counts["boolean index"] += sum(index.dtype == torch.bool for index in masks)
+        return operation(*arguments, **(keywords or {}))
+
+
+@pytest.mark.parametrize(("precision", "accumulate"), [("fp32", 1), ("bf16", 2), ("fp16", 1)])
+def test_a_step_reads_from_the_device_in_the_matcher_only(
+    make_hardware, make_learner, make_batches, monkeypatch, precision, accumulate
+):
+    hardware = make_hardware(precision=precision, accumulate=accumulate)
+    learner, batches = make_learner(hardware), make_batches(COUNTS, 1)
+    train(learner, batches[:accumulate], hardware)
+    with HostReads(monkeypatch) as reads:
+        train(learner, batches[accumulate : 3 * accumulate], hardware)
+    # In two steps: the costs once a forward pass. The figures, which come by themselves, and the average's counter
+    # lie in host memory.
+    assert +reads.counts == {"numpy": 2 * accumulate, "tolist": 2, "_local_scalar_dense": 2}
