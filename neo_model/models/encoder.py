@@ -18,7 +18,7 @@ def sincos_position(height: int, width: int, dim: int, *, temperature: float = 1
     this is what published weights were trained with; the published code transposes it on rectangles.
     """
     quarter = dim // 4
-    frequency = temperature ** -(torch.arange(quarter, dtype=torch.float32) / quarter)
+    frequency = 1.0 / temperature ** (torch.arange(quarter, dtype=torch.float32) / quarter)
     row = torch.arange(height, dtype=torch.float32)[:, None] * frequency
     column = torch.arange(width, dtype=torch.float32)[:, None] * frequency
     row = torch.cat((row.sin(), row.cos()), dim=1)[:, None].expand(-1, width, -1)
@@ -122,7 +122,8 @@ class HybridEncoder(nn.Module):
         tokens = x_BCHW.flatten(2).transpose(1, 2)
         for layer in self.encoder[0]["layers"]:
             tokens = layer(tokens, position)
-        return tokens.transpose(1, 2).reshape(B, C, H, W)
+        attended = tokens.transpose(1, 2).reshape(B, C, H, W)  # channels last, as the tokens are
+        return attended.contiguous() if x_BCHW.is_contiguous() else attended
 
     def _position(self, height: int, width: int, like: Tensor) -> Tensor:
         """The embedding [1, S, D] in the activation's dtype, kept by size outside the state dict."""

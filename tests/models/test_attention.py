@@ -63,3 +63,14 @@ def test_values_carry_no_position_and_weights_are_those_of_torch():
     x, position = torch.randn(2, 7, 16), torch.randn(2, 7, 16)
     expected, _ = torch.nn.MultiheadAttention.forward(layer, x + position, x + position, x)
     torch.testing.assert_close(layer(x, position), expected)
+
+
+@pytest.mark.parametrize("images", [1, 3])
+def test_float32_rounds_exactly_as_torch(images):
+    torch.manual_seed(0)
+    layer = SelfAttention(256, num_heads=8)
+    torch.nn.init.normal_(layer.in_proj_bias)
+    x, position = torch.randn(images, 50, 256), torch.randn(1, 50, 256)
+    query = x + position
+    expected, _ = torch.nn.MultiheadAttention.forward(layer, query, query, x, need_weights=False)
+    assert torch.equal(layer(x, position), expected)

