@@ -90,7 +90,7 @@ class Runner:
         hardware.set_backends()
         self.train_loader = data.train_loader(seed=settings.seed, overfit=settings.overfit, **hardware.loading)
         self.val_loader = data.val_loader(overfit=settings.overfit, limit=settings.limit_batches, **hardware.loading)
-        model = hardware.place_model(model)
+        model = hardware.place_for_training(model)
         optimizer = optim.build(model)
         self.steps_per_epoch = math.ceil(self.batches_per_epoch / hardware.accumulate)
         self.total_steps = self.steps_per_epoch * settings.epochs

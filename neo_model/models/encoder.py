@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from neo_model.models.layers import ConvNorm, SelfAttention
 from neo_model.models.norm_silu import joined, normalized_silu
+from neo_model.models.recompute import run
 
 
 def sincos_position(height: int, width: int, dim: int, *, temperature: float = 10_000.0) -> Tensor:
@@ -24,6 +25,15 @@ def sincos_position(height: int, width: int, dim: int, *, temperature: float = 1
     row = torch.cat((row.sin(), row.cos()), dim=1)[:, None].expand(-1, width, -1)
     column = torch.cat((column.sin(), column.cos()), dim=1)[None].expand(height, -1, -1)
     return torch.cat((row, column), dim=2).flatten(0, 1)
+
+
+def upsampled(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """Nearest neighbours at a finer map's own size: twice the coarse one is a line too many where a size was odd.
+
+    Outside autocast, which would widen a copy of pixels to float32, and with it the whole concatenation behind it.
+    """
+    with torch.autocast(x.device.type, enabled=False):
+        return F.interpolate(x, size=size, mode="nearest")
 
 
 class IntraScaleAttention(nn.Module):
@@ -55,7 +65,7 @@ class RepVGGBlock(nn.Module):
 
 
 class FusionBlock(nn.Module):
-    """Cross-stage-partial fusion of two concatenated maps: one path through three RepVGG blocks, one past them."""
+    """Cross-stage-partial fusion of maps side by side: one path through three RepVGG blocks, one past them."""
 
     def __init__(self, in_channels: int, out_channels: int, *, expansion: float) -> None:
         super().__init__()
@@ -66,7 +76,8 @@ class FusionBlock(nn.Module):
         same = hidden == out_channels
         self.conv3 = nn.Identity() if same else ConvNorm(hidden, out_channels, kernel_size=1, activation=nn.SiLU)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, *maps: Tensor) -> Tensor:
+        x = joined(*maps)
         return self.conv3(self.bottlenecks(self.conv1(x)) + self.conv2(x))
 
 
@@ -100,6 +111,11 @@ class HybridEncoder(nn.Module):
         self.pan_blocks = nn.ModuleList(FusionBlock(2 * dim, dim, expansion=expansion) for _ in range(steps))
         self._positions: dict[tuple, Tensor] = {}
 
+    @property
+    def blocks(self) -> list[nn.Module]:
+        """What can be recomputed on its own."""
+        return [*self.encoder[0]["layers"], *self.fpn_blocks, *self.pan_blocks]
+
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
         maps = [project(x) for project, x in zip(self.input_proj, maps, strict=True)]
         maps[-1] = self._attend(maps[-1])
@@ -107,13 +123,11 @@ class HybridEncoder(nn.Module):
         top_down = [maps[-1]]
         for lateral, fuse, fine in zip(self.lateral_convs, self.fpn_blocks, reversed(maps[:-1]), strict=True):
             coarse = top_down[0] = lateral(top_down[0])
-            # To the finer map's own size: twice the coarse one is a line too many where a size was odd.
-            coarse = F.interpolate(coarse, size=fine.shape[-2:], mode="nearest")
-            top_down.insert(0, fuse(joined(coarse, fine)))
+            top_down.insert(0, run(fuse, upsampled(coarse, fine.shape[-2:]), fine))
 
         outputs = [top_down[0]]
         for downsample, fuse, coarse in zip(self.downsample_convs, self.pan_blocks, top_down[1:], strict=True):
-            outputs.append(fuse(joined(downsample(outputs[-1]), coarse)))
+            outputs.append(run(fuse, downsample(outputs[-1]), coarse))
         return outputs
 
     def _attend(self, x_BCHW: Tensor) -> Tensor:
@@ -121,7 +135,7 @@ class HybridEncoder(nn.Module):
         position = self._position(H, W, x_BCHW)
         tokens = x_BCHW.flatten(2).transpose(1, 2)
         for layer in self.encoder[0]["layers"]:
-            tokens = layer(tokens, position)
+            tokens = run(layer, tokens, position)
         attended = tokens.transpose(1, 2).reshape(B, C, H, W)  # channels last, as the tokens are
         return attended.contiguous() if x_BCHW.is_contiguous() else attended
 

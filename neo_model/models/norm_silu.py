@@ -18,7 +18,8 @@ def normalized_silu(inputs: list[Tensor], norms: list[nn.Module]) -> Tensor:
             total = total + norm(x)
         return F.silu(total, inplace=not torch.is_grad_enabled())
     for norm in norms:
-        norm.num_batches_tracked.add_(1)
+        if norm.num_batches_tracked is not None:
+            norm.num_batches_tracked.add_(1)
     return _NormalizedSiLU.apply(norms, *inputs, *(norm.weight for norm in norms), *(norm.bias for norm in norms))
 
 

@@ -1,5 +1,8 @@
 """RT-DETR: a convolutional backbone, the hybrid encoder and the query-selecting decoder (Zhao et al. 2023)."""
 
+from collections.abc import Collection
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 
@@ -12,7 +15,8 @@ class RTDETR(nn.Module):
     """A detector for images of any height and width from 64 pixels.
 
     Args:
-        backbone: module with ``out_channels`` of its maps at strides 8, 16, 32, and ``pixel_mean``, ``pixel_std``.
+        backbone: module with ``out_channels`` of its maps at strides 8, 16, 32, ``pixel_mean``, ``pixel_std``, and the
+            list ``blocks`` of what can be recomputed on its own.
         num_classes: classes, background not counted.
         encoder_dim, encoder_feedforward_dim, encoder_expansion: sizes of the hybrid encoder.
         decoder_dim, decoder_feedforward_dim, num_decoder_layers: sizes of the decoder.
@@ -72,6 +76,13 @@ class RTDETR(nn.Module):
         )
         self.register_buffer("pixel_mean", torch.tensor(backbone.pixel_mean).view(3, 1, 1))
         self.register_buffer("pixel_std", torch.tensor(backbone.pixel_std).view(3, 1, 1))
+
+    def recompute(self, parts: Collection[Literal["backbone", "encoder"]]) -> None:
+        """Keep only the inputs of the blocks of these parts in training and run the blocks again in the backward pass;
+        less memory for more time, the same gradients."""
+        for part in ("backbone", "encoder"):
+            for block in getattr(self, part).blocks:
+                block.recomputed = part in parts
 
     def forward(self, images: Tensor, targets: list[dict[str, Tensor]] | None = None) -> dict:
         """Detect objects.

@@ -1,5 +1,7 @@
 """What "auto" settles on, on machines with and without a GPU."""
 
+import copy
+import shutil
 from types import SimpleNamespace
 
 import pytest
@@ -99,3 +101,33 @@ def test_memory_is_in_gib_on_every_platform(monkeypatch, platform, maximum):
 def test_its_text_says_what_a_user_would_ask():
     text = str(Hardware(device="cpu", precision="fp32", batch_size=4, accumulate=2, workers=0))
     assert text.startswith("CPU") and "fp32, batch 4 x 2, 0 loader workers" in text
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch compiles for CPUs with g++")
+@pytest.mark.filterwarnings("ignore")  # of torch's compiler
+def test_compiled_training_has_one_graph_a_size_and_the_same_loss(make_model, make_targets):
+    from torch._dynamo.testing import CompileCounterWithBackend
+
+    model = make_model(num_denoising=0)
+    twin, counter = copy.deepcopy(model), CompileCounterWithBackend("inductor")
+    Hardware(device="cpu", precision="fp32", compile=True).place_for_training(twin)
+    twin.backbone.compile(backend=counter, dynamic=False)
+    targets = make_targets(2)
+    for size, graphs in (((64, 96), 1), ((96, 160), 2), ((64, 96), 2)):
+        images = torch.rand(1, 3, *size)
+        outputs = [m.train()(images, targets) for m in (model, twin)]
+        torch.testing.assert_close(outputs[1]["pred_boxes"], outputs[0]["pred_boxes"], rtol=1e-3, atol=1e-4)
+        assert counter.frame_count == graphs
+    outputs[1]["pred_boxes"].sum().backward()
+    assert list(twin.state_dict()) == list(model.state_dict())
+
+
+def test_where_torch_cannot_compile_training_goes_on_without(make_model, make_targets, monkeypatch, caplog):
+    def refuse(*args, **kwargs):
+        raise RuntimeError("no compiler found\nand more")
+
+    monkeypatch.setattr(torch, "compile", refuse)
+    model = Hardware(device="cpu", precision="fp32", compile=True).place_for_training(make_model())
+    model.train()(torch.rand(1, 3, 64, 96), make_targets(1))
+    assert "hardware.compile: torch cannot compile here (no compiler found)" in caplog.text

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from neo_model.models.backbones.pretrained import load_pretrained
 from neo_model.models.layers import ConvNorm
+from neo_model.models.recompute import run
 from neo_model.utils import PositiveInt
 
 BLOCKS = {10: (1, 1, 1, 1), 18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
@@ -153,10 +154,15 @@ class ResNetVD(nn.Module):
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
+    @property
+    def blocks(self) -> list[nn.Module]:
+        """What can be recomputed on its own."""
+        return list(self.res_layers)
+
     def forward(self, images: Tensor) -> list[Tensor]:
-        x = self.res_layers[0](self.pool(self.conv1(images)))
+        x = self.pool(self.conv1(images))
         maps = []
-        for stage in self.res_layers[1:]:
-            x = stage(x)
+        for stage in self.res_layers:
+            x = run(stage, x)
             maps.append(x)
-        return maps
+        return maps[1:]

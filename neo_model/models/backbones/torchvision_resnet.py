@@ -8,6 +8,7 @@ from torchvision.models._utils import IntermediateLayerGetter
 
 from neo_model.models.backbones.pretrained import load_pretrained
 from neo_model.models.layers import FrozenBatchNorm2d
+from neo_model.models.recompute import run
 
 
 def _freeze_norms(module: nn.Module) -> None:
@@ -59,5 +60,14 @@ class TorchvisionResNet(nn.Module):
             self.body["conv1"].requires_grad_(False)
             self.body["bn1"].requires_grad_(False)
 
+    @property
+    def blocks(self) -> list[nn.Module]:
+        """What can be recomputed on its own."""
+        return [self.body[f"layer{i}"] for i in (1, 2, 3, 4)]
+
     def forward(self, images: Tensor) -> list[Tensor]:
-        return list(self.body(images).values())
+        x, maps = images, []
+        for layer in self.body.values():
+            x = run(layer, x)
+            maps.append(x)
+        return maps[-3:]

@@ -1,0 +1,45 @@
+"""The inference form computes the same with fewer operations, and leaves the model as it is."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from neo_model.models import TorchvisionResNet
+from neo_model.models.encoder import RepVGGBlock
+from neo_model.models.fusion import fused
+from neo_model.models.layers import FrozenBatchNorm2d
+
+
+def with_statistics(model):
+    """Norms that do something: away from mean 0, variance 1, scale 1 and shift 0."""
+    torch.manual_seed(0)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d | FrozenBatchNorm2d):
+            for tensor in (module.weight, module.running_var):
+                nn.init.uniform_(tensor, 0.5, 1.5)
+            for tensor in (module.bias, module.running_mean):
+                nn.init.normal_(tensor, std=0.2)
+    return model.eval()
+
+
+@pytest.mark.parametrize("backbone", ["vd", "torchvision", "torchvision frozen"])
+def test_outputs_are_the_same(make_model, backbone):
+    frozen = backbone.endswith("frozen")
+    model = with_statistics(
+        make_model(backbone=None if backbone == "vd" else TorchvisionResNet(name="resnet18", freeze_norm=frozen))
+    )
+    before, images = copy.deepcopy(model.state_dict()), torch.rand(2, 3, 96, 160)
+    copied = fused(model)
+    with torch.no_grad():
+        torch.testing.assert_close(copied(images), model(images), rtol=1e-3, atol=1e-4)
+    assert not any(isinstance(m, nn.BatchNorm2d | FrozenBatchNorm2d | RepVGGBlock) for m in copied.modules())
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+def test_weights_of_the_autocast_type_give_what_autocast_gives(make_model):
+    model, images = with_statistics(make_model()), torch.rand(1, 3, 96, 160)
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        plain, ready = fused(model)(images), fused(model, dtype=torch.bfloat16)(images)
+    torch.testing.assert_close(ready, plain, rtol=0, atol=0)
