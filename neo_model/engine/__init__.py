@@ -1,19 +1,27 @@
-"""Training and evaluation loops, checkpoints and everything with side effects."""
+"""Training and evaluation loops, checkpoints and everything with side effects.
 
-from neo_model.engine.evaluation_loop import EvaluationPlan, ImageDetections, detect, evaluate
-from neo_model.engine.hardware import Hardware
-from neo_model.engine.loggers import Logger, TensorBoardLogger, WandbLogger
-from neo_model.engine.runner import Runner, RunSettings
+Each name is imported on first use, so that the loop itself needs neither OpenCV nor a data set.
+"""
 
-__all__ = [
-    "EvaluationPlan",
-    "Hardware",
-    "ImageDetections",
-    "Logger",
-    "RunSettings",
-    "Runner",
-    "TensorBoardLogger",
-    "WandbLogger",
-    "detect",
-    "evaluate",
-]
+from importlib import import_module
+from typing import Any
+
+_HOME = {
+    "EvaluationPlan": "neo_model.engine.evaluation_loop",
+    "Hardware": "neo_model.engine.hardware",
+    "ImageDetections": "neo_model.engine.evaluation_loop",
+    "Logger": "neo_model.engine.loggers",
+    "RunSettings": "neo_model.engine.runner",
+    "Runner": "neo_model.engine.runner",
+    "TensorBoardLogger": "neo_model.engine.loggers",
+    "WandbLogger": "neo_model.engine.loggers",
+    "detect": "neo_model.engine.evaluation_loop",
+    "evaluate": "neo_model.engine.evaluation_loop",
+}
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)

@@ -99,8 +99,15 @@ class DeformableAttention(nn.Module):
         centre, size = reference_BQ4.float()[:, :, None, None, None].split(2, dim=-1)
         locations = centre + offsets * size * (0.5 / self.num_points)
         weights = self.attention_weights(query_BQD).float().view(B, Q, self.num_heads, -1).softmax(dim=-1).view(shape)
-        mix = mix_then_project if sum(memory.counts) >= MIX_FIRST_FROM * Q else project_then_mix
+        mix = mix_then_project if mixing_first_pays(memory, Q) else project_then_mix
         return self.output_proj(mix(self.value_proj, memory, locations, weights))
+
+
+def mixing_first_pays(memory: Tokens, num_queries: int) -> bool:
+    """Whether there are so many more tokens than queries; torch has no gradient of it for bfloat16 on a GPU."""
+    if memory.rows_ND.is_cuda and memory.rows_ND.dtype == torch.bfloat16 and memory.rows_ND.requires_grad:
+        return False
+    return sum(memory.counts) >= MIX_FIRST_FROM * num_queries
 
 
 def project_then_mix(value_proj: nn.Linear, memory: Tokens, locations_BQMLP2: Tensor, weights_BQMLP: Tensor) -> Tensor:
