@@ -19,7 +19,7 @@ from neo_model.config.instantiate import instantiate
 from neo_model.config.quoting import typed
 from neo_model.config.targets import TARGET
 from neo_model.data import Classes, DetectionData
-from neo_model.engine import EvaluationPlan, Runner, RunSettings, evaluate
+from neo_model.engine import EvaluationPlan, Runner, RunSettings, evaluate, inference_form
 from neo_model.engine.checkpoint import averaged_weights, check_classes
 from neo_model.engine.console import ConsoleHandler
 from neo_model.engine.progress import Interrupted
@@ -155,7 +155,7 @@ def eval_job(checkpoint: dict, config: DictConfig, settings: DictConfig, open_fo
     batches = tqdm(loader, desc="evaluating", unit="batch", leave=False, disable=None)
     try:
         with _naming_the_batch_size():
-            evaluate(hardware.place_model(model), batches, evaluator, plan, hardware)
+            evaluate(inference_form(model, hardware), batches, evaluator, plan, hardware)
     except FloatingPointError as error:
         raise UserError(settings.ckpt, str(error), "evaluate with hardware.precision=fp32") from error
     metrics = evaluator.compute(only_seen=config.limit_batches is not None)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from neo_model.data.image_files import decode
 from neo_model.data.transforms import FITS, Fit, render
 from neo_model.engine.checkpoint import averaged_weights, read_checkpoint
-from neo_model.engine.evaluation_loop import EvaluationPlan, detect
+from neo_model.engine.evaluation_loop import EvaluationPlan, detect, inference_form
 from neo_model.engine.hardware import Hardware
 from neo_model.utils import UserError
 
@@ -79,7 +79,7 @@ class Detector:
     """A model with all that it takes to use it on images. Images are placed as in training, boxes mapped back.
 
     Args:
-        model: a trained `RTDETR`.
+        model: a trained `RTDETR`; a copy made for inference is used.
         class_names: by label.
         size_wh: width and height of the network's input in pixels.
         fit: how an image of another shape fills the input.
@@ -99,7 +99,7 @@ class Detector:
     ) -> None:
         self.class_names, self.size_wh, self.fit = list(class_names), size_wh, fit
         self.plan, self.hardware = plan, hardware
-        self.model = hardware.place_model(model).eval().requires_grad_(False)
+        self.model = inference_form(model, hardware)
 
     def predict(
         self, images: Image | Sequence[Image], *, conf_threshold: float = 0.3, batch_size: int = 8

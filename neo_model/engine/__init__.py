@@ -17,6 +17,7 @@ _HOME = {
     "WandbLogger": "neo_model.engine.loggers",
     "detect": "neo_model.engine.evaluation_loop",
     "evaluate": "neo_model.engine.evaluation_loop",
+    "inference_form": "neo_model.engine.evaluation_loop",
 }
 __all__ = sorted(_HOME)
 

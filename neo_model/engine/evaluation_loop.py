@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import batched_nms
 
-from neo_model.engine.hardware import Hardware
+from neo_model.engine.hardware import PRECISIONS, Hardware
 from neo_model.evaluation import CocoEvaluator, source_boxes_xyxy
 from neo_model.models import postprocess
+from neo_model.models.fusion import fused
 from neo_model.utils import Fraction, NonNegativeInt, PositiveInt
 
 
@@ -51,6 +52,11 @@ class ImageDetections:
     boxes_xyxy: Tensor
     scores: Tensor
     labels: Tensor
+
+
+def inference_form(model: nn.Module, hardware: Hardware) -> nn.Module:
+    """A copy of an `RTDETR` on the device, with norms folded into convolutions, for `detect`."""
+    return hardware.place_model(fused(model, dtype=PRECISIONS[hardware.precision]))
 
 
 @torch.no_grad()

@@ -14,7 +14,7 @@ from torch import nn
 from neo_model.data import DetectionData
 from neo_model.engine.checkpoint import check_classes, read_checkpoint, write_checkpoint
 from neo_model.engine.console import ProgressLine
-from neo_model.engine.evaluation_loop import EvaluationPlan, detect, evaluate
+from neo_model.engine.evaluation_loop import EvaluationPlan, detect, evaluate, inference_form
 from neo_model.engine.hardware import Hardware
 from neo_model.engine.loggers import Logger, MetricsFile
 from neo_model.engine.progress import Interrupted, Progress, StopRequest, unless_stopped
@@ -181,7 +181,8 @@ class Runner:
     def _evaluate(self, stop: StopRequest, line: ProgressLine) -> None:
         """Evaluate the average, record it, and save: the best weights first, then that this is done."""
         progress, started = self.progress, time.monotonic()
-        model = self.learner.model if self.learner.ema is None else self.learner.ema.module
+        trained = self.learner.model if self.learner.ema is None else self.learner.ema.module
+        model = inference_form(trained, self.hardware)
         evaluator = CocoEvaluator(
             self.data.val_ground_truth(self.settings.overfit), self.classes.category_ids, backend=self.plan.backend
         )
