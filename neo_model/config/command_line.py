@@ -16,6 +16,7 @@ from neo_model.config.manual import manual
 from neo_model.config.problems import raise_all
 from neo_model.config.run_dir import check_unused, chosen_folder, new_folder
 from neo_model.config.schema import EVALUATION_SETTINGS
+from neo_model.config.secrets import redacted
 from neo_model.utils import UserError
 
 USER_ERROR, INTERRUPTED = 2, 130
@@ -37,7 +38,7 @@ def main(job: str, arguments: list[str] | None = None) -> int:
     except UserError as error:
         if "debug=true" in (argument.lower() for argument in arguments):
             traceback.print_exc()
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {redacted(str(error))}", file=sys.stderr)
         return USER_ERROR
     except KeyboardInterrupt as interruption:
         print(f"stopped: {interruption or 'interrupted'}", file=sys.stderr)
@@ -108,6 +109,8 @@ def _evaluate(options: argparse.Namespace) -> int:
 
     if options.multirun:
         raise UserError("--multirun", "is for train.py", "run eval.py once for each checkpoint")
+    if options.config_dir:
+        raise UserError("--config-dir", "is for train.py", "the checkpoint brings its configuration")
     own = [override for override in options.overrides if _is_evaluation_override(override)]
     others = [override for override in options.overrides if override not in own]
     composed, found = compose_collecting("eval", own)

@@ -18,8 +18,10 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from neo_model.config import problems
+from neo_model.config.user_files import check_user_files, not_yaml
 from neo_model.utils import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -94,6 +96,8 @@ def compose_collecting(
                 if culprit is None:
                     problems.raise_all(found)
                 remaining = kept
+            except YAMLError as error:
+                problems.raise_all([*found, not_yaml(error)])
 
 
 def _without_odd_choices(overrides: list[str]) -> tuple[list[str], list[UserError]]:
@@ -152,6 +156,7 @@ def _initialized(config_dir: str | None) -> Iterator[None]:
     if config_dir is not None:
         if not Path(config_dir).is_dir():
             raise UserError("--config-dir", f"{config_dir} is not a folder", "give a folder of configurations")
+        check_user_files(Path(config_dir))
         search_path.prepend("command-line", f"file://{Path(config_dir).resolve()}", SearchPathQuery(provider="schema"))
     state = GlobalHydra.instance()
     before = state.hydra

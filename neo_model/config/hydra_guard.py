@@ -7,7 +7,9 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from neo_model.config.compose import parse_overrides
 from neo_model.config.problems import raise_all
@@ -15,7 +17,10 @@ from neo_model.config.targets import TARGET, nested_targets
 from neo_model.utils import UserError
 
 PERMITTED = re.compile(r"hydra(\.run\.dir|\.sweep\.(dir|subdir)|[./](launcher|sweeper)(\..*)?)")
-PERMITTED_TARGETS = ("hydra._internal.core_plugins.", "hydra_plugins.", "optuna.samplers.")
+# Hydra itself takes only plugins that it has found installed for these two; a longer path does not lead elsewhere.
+PLUGIN_TARGETS = re.compile(r"(hydra\._internal\.core_plugins|hydra_plugins)(\.\w+)+")
+NESTED_TARGETS = re.compile(r"optuna\.samplers\.[A-Z]\w*")
+PLUGIN_NODES = ("launcher", "sweeper")
 LOGGING_KEYS = {"version", "root", "disable_existing_loggers"}
 
 
@@ -28,36 +33,68 @@ def permitted_overrides(overrides: list[str]) -> list[str]:
     """The overrides, if none of them reaches into Hydra where code could be named.
 
     Raises:
-        UserError: listing those that do.
+        UserError: listing those that do, by their keys only: a value may be a secret.
     """
     remedy = "of Hydra only hydra.run.dir, hydra.sweep.dir, hydra/launcher and hydra/sweeper can be set"
     found = []
     for override in parse_overrides(overrides):
-        key, package = override.key_or_group, override.package or ""
-        into_hydra = key.split(".")[0].split("/")[0] == "hydra" or package.split(".")[0] == "hydra"
-        if into_hydra and (not PERMITTED.fullmatch(key) or package or TARGET in override.input_line):
-            found.append(UserError(override.input_line, "is refused", remedy))
+        if _reaches_into_hydra(override):
+            key, package = override.key_or_group, override.package or ""
+            if not PERMITTED.fullmatch(key) or package or TARGET in override.input_line:
+                found.append(UserError(override.get_key_element().lstrip("+~"), "is refused", remedy))
     raise_all(found)
     return overrides
+
+
+def _reaches_into_hydra(override: Override) -> bool:
+    key, package = override.key_or_group, override.package or ""
+    return "hydra" in (re.split("[./]", key)[0], package.split(".")[0])
 
 
 def check_composed_hydra(config: DictConfig) -> None:
     """Check Hydra's part of a composed configuration, which files of the user's may have changed as well.
 
     Raises:
-        UserError: it has callbacks or log handlers, or names code outside Hydra and its plugins.
+        UserError: it has callbacks, log handlers or environment variables to set, names code outside Hydra and its
+            plugins, or has its sweeper change any of this in the jobs.
     """
-    plain = OmegaConf.to_container(config.hydra)
-    raise_all([UserError(key, "is refused", "leave Hydra's callbacks and logging alone") for key in _refused(plain)])
+    remedy = "leave Hydra's callbacks, logging, environment and plugins alone"
+    raise_all([UserError(key, "is refused", remedy) for key in _refused(config.hydra)])
 
 
-def _refused(plain: dict[str, Any]) -> Iterator[str]:
+def _refused(own: DictConfig) -> Iterator[str]:
+    plain = OmegaConf.to_container(own)
     if plain.get("callbacks"):
         yield "hydra.callbacks"
     for name in ("job_logging", "hydra_logging"):
         logging = plain.get(name) or {}
-        if logging.keys() - LOGGING_KEYS or logging.get("root"):
+        if not isinstance(logging, dict) or logging.keys() - LOGGING_KEYS or logging.get("root"):
             yield f"hydra.{name}"
-    for key, target in nested_targets("hydra", plain):
-        if not str(target).startswith(PERMITTED_TARGETS):
-            yield f"{key}.{TARGET}"
+    job = plain.get("job")
+    if not isinstance(job, dict) or job.get("env_set"):
+        yield "hydra.job.env_set"
+    for name in PLUGIN_NODES:
+        yield from _refused_in_plugin(f"hydra.{name}", own, name)
+
+
+def _refused_in_plugin(key: str, own: DictConfig, name: str) -> Iterator[str]:
+    """What is wrong with the launcher's or the sweeper's node, seen with all references followed."""
+    try:
+        node = own[name]
+        plain = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_dict(node) else None
+    except OmegaConfBaseException:
+        plain = None
+    if plain is None:
+        yield key
+        return
+    for nested, target in nested_targets(key, plain):
+        permitted = PLUGIN_TARGETS if nested == key else NESTED_TARGETS
+        if not (isinstance(target, str) and permitted.fullmatch(target)):
+            yield f"{nested}.{TARGET}"
+    if plain.get("custom_search_space"):
+        yield f"{key}.custom_search_space"  # a function for Optuna's sweeper to import and call
+    params = plain.get("params") or {}
+    for param, value in params.items() if isinstance(params, dict) else ():
+        # These become overrides of the jobs, past the check of the command line.
+        if any(map(_reaches_into_hydra, parse_overrides([f"{param}={value}"]))):
+            yield f"{key}.params.{param}"

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from neo_model.config.build import build_model_from_config
 from neo_model.config.instantiate import instantiate
 from neo_model.config.quoting import typed
+from neo_model.config.secrets import RedactingFilter
 from neo_model.config.targets import TARGET
 from neo_model.data import Classes, DetectionData
 from neo_model.engine import EvaluationPlan, Runner, RunSettings, evaluate, inference_form
@@ -189,6 +190,7 @@ def run_log() -> Iterator[MemoryHandler]:
     console, file_log = ConsoleHandler(), MemoryHandler(capacity=1)
     log.setLevel(logging.INFO)
     for handler in (console, file_log):
+        handler.addFilter(RedactingFilter())
         log.addHandler(handler)
     try:
         yield file_log

@@ -13,6 +13,7 @@ from neo_model.config import schema
 from neo_model.config.compose import CONF, choices
 from neo_model.config.instantiate import instantiate
 from neo_model.config.problems import raise_all, unknown_name
+from neo_model.config.secrets import secrets_in
 from neo_model.config.targets import TARGET, find_class
 from neo_model.config.values import mismatch, object_class
 from neo_model.utils import UserError
@@ -46,7 +47,7 @@ def validate_training(config: DictConfig, found: Iterable[UserError] = ()) -> No
         UserError: one error that lists everything wrong.
     """
     plain, unresolved = _resolved(config, found)
-    found = [*found, *unresolved]
+    found = [*found, *unresolved, *secrets_in(OmegaConf.to_container(config))]
     known = [*schema.TRAINING_SETTINGS, *schema.TRAINING_NODES, "logger"]
     found += [unknown_name(key, known, where=key, what="key") for key in plain if key not in known]
     found += _check_settings(plain, schema.TRAINING_SETTINGS)
