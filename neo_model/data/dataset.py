@@ -77,14 +77,27 @@ class DetectionDataset(Dataset):
         """The sample of a request; a plain number asks for the image as evaluation sees it.
 
         Returns:
-            image uint8 [3, H, W] RGB, and a dictionary: ``labels`` int64 [n], ``boxes`` float32 [n, 4] cxcywh as
-            fractions of the input, ``image_id``, ``source_wh`` (the file's width and height in pixels), ``affine``
-            (source pixels to input pixels).
+            image uint8 [3, H, W] RGB, and the dictionary of ``load``.
 
         Raises:
             UserError: the file is missing, broken, or not of the annotated size.
         """
         request = item if isinstance(item, SampleRequest) else SampleRequest(item, *self.size_wh)
+        canvas = np.empty((request.height, request.width, 3), np.uint8)
+        target = self.load(request, canvas)
+        return torch.from_numpy(canvas).permute(2, 0, 1), target
+
+    def load(self, request: SampleRequest, canvas: np.ndarray) -> dict:
+        """Write the image of a request into ``canvas``, uint8 [H, W, 3] RGB of the requested size.
+
+        Returns:
+            a dictionary: ``labels`` int64 [n], ``boxes`` float32 [n, 4] cxcywh as fractions of the input,
+            ``image_id``, ``source_wh`` (the file's width and height in pixels), ``affine`` (source pixels to input
+            pixels).
+
+        Raises:
+            UserError: the file is missing, broken, or not of the annotated size.
+        """
         if not 0 <= request.index < len(self):
             raise IndexError(f"sample {request.index} of {len(self)}")
         index = int(self.indices[request.index])
@@ -110,4 +123,5 @@ class DetectionDataset(Dataset):
             "source_wh": source_wh,
             "affine": placement.affine,
         }
-        return render(image, placement, target_wh, recolor), target
+        render(image, placement, canvas, recolor)
+        return target

@@ -1,121 +1,22 @@
-"""Batches: which samples make up which batch, and the worker processes that make them.
+"""Loaders: which samples make up which batch of an epoch or of an evaluation.
 
 The order depends on (seed, epoch), a batch's size on (seed, epoch, batch), a sample on (seed, epoch, index). All of it
 travels to the workers in the requests, so their number changes nothing, and living workers need not be told of a new
 epoch.
 """
 
-import os
-import signal
+import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
 
-import cv2
 import numpy as np
-import torch
-from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
+from torch.utils.data import Sampler
 
 from neo_model.data.dataset import DetectionDataset, SampleRequest
 from neo_model.data.resolution import Resolution
-from neo_model.utils import UserError
-
-Batch = tuple[torch.Tensor, list[dict]]
+from neo_model.data.workers import Batch, Batches, LoaderKind
 
 # The third number of the seeds; the dataset uses another one for the samples.
 ORDER_STREAM, SIZE_STREAM = 1, 2
-
-
-@dataclass
-class PackedBatch:
-    """A batch in three tensors, for each tensor that leaves a worker costs a file descriptor and a mapping."""
-
-    images: torch.Tensor
-    labels: torch.Tensor
-    boxes: torch.Tensor
-    counts: list[int]
-    others: list[dict]
-
-    def pin_memory(self) -> "PackedBatch":
-        """torch's hook for page-locked memory; without it the targets' tuples would come out as lists."""
-        tensors = {key: getattr(self, key).pin_memory() for key in ("images", "labels", "boxes")}
-        return replace(self, **tensors)
-
-    def unpack(self) -> Batch:
-        """Images and a target for each, whose tensors are views."""
-        labels, boxes = self.labels.split(self.counts), self.boxes.split(self.counts)
-        parts = zip(labels, boxes, self.others, strict=True)
-        return self.images, [{"labels": label, "boxes": box, **other} for label, box, other in parts]
-
-
-class BatchAssembler(Dataset):
-    """Turns a list of requests into a ``PackedBatch`` inside a worker.
-
-    A ``UserError`` is returned, not raised: torch would turn it into a traceback as text.
-    """
-
-    def __init__(self, dataset: DetectionDataset) -> None:
-        self.dataset = dataset
-
-    def __getitems__(self, requests: list[SampleRequest]) -> PackedBatch | UserError:
-        try:
-            samples = [self.dataset[request] for request in requests]
-        except UserError as error:
-            return error
-        targets = [target for _, target in samples]
-        tensors = ("labels", "boxes")
-        return PackedBatch(
-            images=default_collate([image for image, _ in samples]),
-            labels=torch.cat([target["labels"] for target in targets]),
-            boxes=torch.cat([target["boxes"] for target in targets]),
-            counts=[len(target["labels"]) for target in targets],
-            others=[{key: value for key, value in target.items() if key not in tensors} for target in targets],
-        )
-
-
-def _already_packed(batch):
-    """Stands in for torch's collate: the assembler has done it. A named function, so that it can be pickled."""
-    return batch
-
-
-def _start_worker(worker: int) -> None:
-    """Each worker is one thread; Ctrl-C and SIGTERM are the main process's to handle, which then ends the workers.
-
-    A terminal, `timeout` and schedulers signal a whole process group, so each worker has one of its own. SIGTERM is not
-    ignored: it is what the main process ends workers with that it could not ask to end.
-    """
-    cv2.setNumThreads(0)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    os.setpgrp()
-
-
-def _engine(dataset: DetectionDataset, batches, *, workers: int, prefetch: int, pin_memory: bool, persistent: bool):
-    # OpenCV's own threads do not survive the fork into workers: none may run before it.
-    if workers:
-        cv2.setNumThreads(0)
-    return DataLoader(
-        BatchAssembler(dataset),
-        batch_sampler=batches,
-        collate_fn=_already_packed,
-        num_workers=workers,
-        prefetch_factor=prefetch if workers else None,
-        persistent_workers=persistent and workers > 0,
-        pin_memory=pin_memory,
-        worker_init_fn=_start_worker,
-        # Of no effect on the samples; without it each epoch would draw from the global generator.
-        generator=torch.Generator(),
-    )
-
-
-def _unpacked(packed_batches) -> Iterator[Batch]:
-    try:
-        for packed in packed_batches:
-            if isinstance(packed, UserError):
-                raise packed
-            yield packed.unpack()
-    finally:
-        # An error's traceback keeps this frame; with the iterator in it the workers would outlive `close`, and what
-        # the garbage collector then takes apart in any order leaves torch waiting for them, 5 s a worker.
-        del packed_batches
 
 
 class TrainingOrder(Sampler):
@@ -151,7 +52,8 @@ class TrainLoader:
         dataset: the training set.
         resolution: the sizes to draw from, one a batch.
         batch_size: images in a batch.
-        workers: processes; 0 loads in this one.
+        kind: whether the workers are processes or threads.
+        workers: their number; 0 loads when a batch is asked for.
         prefetch: batches that each worker prepares ahead.
         pin_memory: put batches into page-locked memory, for fast copies to a GPU.
         seed: the run's seed.
@@ -167,11 +69,13 @@ class TrainLoader:
         prefetch: int,
         pin_memory: bool,
         seed: int,
+        kind: LoaderKind = "process",
     ) -> None:
         self._order = TrainingOrder(dataset=dataset, batch_size=batch_size, resolution=resolution, seed=seed)
         self._dataset = dataset
-        self._options = {"workers": workers, "prefetch": prefetch, "pin_memory": pin_memory}
-        self._engine: DataLoader | None = None
+        self._options = {"kind": kind, "workers": workers, "prefetch": prefetch, "pin_memory": pin_memory}
+        self._options["largest_wh"] = max(resolution.train_sizes, key=math.prod)
+        self._batches: Batches | None = None
         self._running: Iterator[Batch] | None = None
 
     def __len__(self) -> int:
@@ -188,16 +92,16 @@ class TrainLoader:
             UserError: while iterating, when an image cannot be used.
         """
         self._stop_running()
-        if self._engine is None:
-            self._engine = _engine(self._dataset, self._order, persistent=True, **self._options)
+        if self._batches is None:
+            self._batches = Batches(dataset=self._dataset, order=self._order, persistent=True, **self._options)
         self._order.epoch, self._order.start_batch = epoch, start_batch
-        self._running = _unpacked(iter(self._engine))
+        self._running = iter(self._batches)
         return self._running
 
     def close(self) -> None:
         """End the workers. A later ``epoch`` starts new ones."""
         self._stop_running()
-        self._engine = None
+        self._batches = None
 
     def _stop_running(self) -> None:
         if self._running is not None:
@@ -227,7 +131,7 @@ class EvaluationLoader:
 
     Args:
         dataset: the images.
-        batch_size, workers, prefetch, pin_memory: as for ``TrainLoader``.
+        batch_size, workers, prefetch, pin_memory, kind: as for ``TrainLoader``.
         limit: batches to stop after.
     """
 
@@ -240,13 +144,15 @@ class EvaluationLoader:
         prefetch: int,
         pin_memory: bool,
         limit: int | None = None,
+        kind: LoaderKind = "process",
     ) -> None:
         self.dataset = dataset
         self._order = EvaluationOrder(dataset=dataset, batch_size=batch_size, limit=limit)
-        self._options = {"workers": workers, "prefetch": prefetch, "pin_memory": pin_memory}
+        self._options = {"kind": kind, "workers": workers, "prefetch": prefetch, "pin_memory": pin_memory}
+        self._options["largest_wh"] = dataset.size_wh
 
     def __len__(self) -> int:
         return len(self._order)
 
     def __iter__(self) -> Iterator[Batch]:
-        return _unpacked(iter(_engine(self.dataset, self._order, persistent=False, **self._options)))
+        return iter(Batches(dataset=self.dataset, order=self._order, persistent=False, **self._options))

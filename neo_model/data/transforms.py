@@ -5,17 +5,19 @@ stretch) they are one affine, so every pixel is interpolated once, at its final 
 of RT-DETR's recipe: colours, zoom-out (SSD), IoU crop (SSD), flip.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Literal
 
 import cv2
 import numpy as np
-import torch
 
 from neo_model.ops.geometry import Placement, letterbox, stretch, view
 from neo_model.utils import Fraction, NonNegativeInt
 
 Fit = Literal["letterbox", "stretch"]
+# From a uint8 [h, w, 3] image to another one of the same shape.
+Recolor = Callable[[np.ndarray], np.ndarray]
 FITS = {"letterbox": letterbox, "stretch": stretch}
 
 # Black, as in the recipe that the published weights were trained with.
@@ -142,39 +144,50 @@ def _overlap_of_crops(crops_xyxy: np.ndarray, boxes_xyxy: np.ndarray) -> np.ndar
     return np.where(inside, shared / (areas - shared), -1.0).max(axis=1)
 
 
-def render(image: np.ndarray, placement: Placement, target_wh: tuple[int, int], recolor=None) -> torch.Tensor:
-    """Resize the visible part of an image once and paste it.
+def render(image: np.ndarray, placement: Placement, canvas: np.ndarray, recolor: Recolor | None = None) -> None:
+    """Resize the visible part of an image once, into its place.
 
     Args:
         image: uint8 [H, W, 3].
         placement: what is visible, and where.
-        target_wh: input size in pixels.
-        recolor: a function from a uint8 [h, w, 3] image to another one, used on the resized part, not on the border.
-
-    Returns:
-        uint8 [3, height, width].
+        canvas: the network's input, uint8 [height, width, 3]; all of it is written.
+        recolor: used on the visible part, not on the border.
     """
-    width, height = target_wh
     source, target = placement.source, placement.target
     part = image[source.rows, source.columns]
-    if (source.width, source.height) != (target.width, target.height):
-        # Down to a half, bilinear weights still reach every source pixel; below, it would skip some, and averaging
-        # areas (five times slower at 1080p) is needed against aliasing.
-        shrinks = 2 * target.width < source.width or 2 * target.height < source.height
-        interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-        part = cv2.resize(part, (target.width, target.height), interpolation=interpolation)
-    if recolor is not None:
-        part = recolor(part)
     if placement.mirrored:
-        part = cv2.flip(part, 1)
-        target = target._replace(x=width - target.x - target.width)
-    covered = (target.width, target.height) == target_wh
-    canvas = torch.empty(3, height, width, dtype=torch.uint8)
-    planes = canvas.numpy()
-    if not covered:
-        planes.fill(FILL)
-    cv2.split(part, [plane[target.rows, target.columns] for plane in planes])
-    return canvas
+        target = target._replace(x=canvas.shape[1] - target.x - target.width)
+    if (target.height, target.width) != canvas.shape[:2]:
+        canvas.fill(FILL)
+    place = canvas[target.rows, target.columns]
+    # Colours and mirroring cost by the pixel: they come before a resize that enlarges, and after one that shrinks.
+    if part.size <= place.size:
+        part = part if recolor is None else recolor(part)
+        if part.shape == place.shape:
+            _paste(part, place, placement.mirrored)
+        else:
+            _resize(cv2.flip(part, 1) if placement.mirrored else part, place)
+    elif recolor is None and not placement.mirrored:
+        _resize(part, place)
+    else:
+        part = _resize(part, np.empty(place.shape, np.uint8))
+        _paste(part if recolor is None else recolor(part), place, placement.mirrored)
+
+
+def _paste(part: np.ndarray, place: np.ndarray, mirrored: bool) -> None:
+    if mirrored:
+        cv2.flip(part, 1, dst=place)
+    else:
+        np.copyto(place, part)
+
+
+def _resize(part: np.ndarray, place: np.ndarray) -> np.ndarray:
+    """``part`` at the size of ``place`` and in it."""
+    height, width = place.shape[:2]
+    # Down to a half, bilinear weights still reach every source pixel; below, it would skip some, and averaging
+    # areas (five times slower at 1080p) is needed against aliasing.
+    shrinks = 2 * width < part.shape[1] or 2 * height < part.shape[0]
+    return cv2.resize(part, (width, height), dst=place, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
 
 
 def place_objects(

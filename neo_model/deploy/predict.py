@@ -130,14 +130,16 @@ class Detector:
         return found
 
     def _predict_batch(self, images: Sequence[Image], *, first: int, plan: EvaluationPlan) -> list[Detections]:
-        inputs, targets = [], []
-        for index, image in enumerate(images, start=first):
+        width, height = self.size_wh
+        canvases = np.empty((len(images), height, width, 3), np.uint8)
+        targets = []
+        for index, (image, canvas) in enumerate(zip(images, canvases, strict=True), start=first):
             pixels = _pixels(image, name=f"image {index}")
             source_wh = pixels.shape[1], pixels.shape[0]
             placement = FITS[self.fit](source_wh, self.size_wh)
-            inputs.append(render(pixels, placement, self.size_wh))
+            render(pixels, placement, canvas)
             targets.append({"image_id": index, "affine": placement.affine, "source_wh": source_wh})
-        found = detect(self.model, torch.stack(inputs), targets, plan, self.hardware)
+        found = detect(self.model, torch.from_numpy(canvases).permute(0, 3, 1, 2), targets, plan, self.hardware)
         for detections in found:
             if not (detections.scores.isfinite().all() and detections.boxes_xyxy.isfinite().all()):
                 raise UserError(

@@ -114,6 +114,17 @@ def test_starting_later_gives_the_rest_of_the_same_epoch(make_loader, workers, s
 
 
 @pytest.mark.parametrize("workers", [0, 2])
+def test_memory_of_batches_is_used_again_and_channels_lie_together(make_loader, workers):
+    loader = make_loader(workers=workers, batch_size=1)
+    addresses = set()
+    for epoch in range(4):
+        for images, _ in loader.epoch(epoch):
+            assert images.is_contiguous(memory_format=torch.channels_last)
+            addresses.add(images.data_ptr())
+    assert len(addresses) <= 2 * workers + 2 < 4 * len(loader)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
 def test_an_epoch_left_early_does_not_leak_into_the_next(make_loader, workers):
     loader, twin = make_loader(EVERYTHING, workers=workers), make_loader(EVERYTHING)
     next(loader.epoch(0))

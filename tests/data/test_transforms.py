@@ -1,8 +1,11 @@
 """Augmentation, judged by what is in the picture: objects painted in plain colours must be where their boxes say."""
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
+import torch
 
 from neo_model.data.transforms import (
     FITS,
@@ -31,13 +34,20 @@ def painted_xyxy(canvas):
     return np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1])
 
 
+def drawn(image, placement, target_wh, recolor=None):
+    """A [3, H, W] picture, on a canvas that held something else before."""
+    canvas = np.full((target_wh[1], target_wh[0], 3), 77, np.uint8)
+    render(image, placement, canvas, recolor)
+    return torch.from_numpy(canvas).permute(2, 0, 1)
+
+
 def sample(image, boxes, augment, seed, target_wh, fit, strong=True):
     source_wh = image.shape[1], image.shape[0]
     whole = FITS[fit](source_wh, target_wh)
     generator = np.random.default_rng(seed)
     placement = random_placement(generator, augment, strong, boxes, whole, target_wh, fit)
     boxes_cxcywh, kept = place_objects(boxes, placement, target_wh, smallest_side=1.0)
-    return render(image, placement, target_wh), boxes_cxcywh, kept, placement
+    return drawn(image, placement, target_wh), boxes_cxcywh, kept, placement
 
 
 def to_pixels(box_cxcywh, target_wh):
@@ -145,12 +155,32 @@ def test_objects_whose_centre_is_cropped_away_and_slivers_are_dropped():
 def test_shrinking_to_a_quarter_averages_instead_of_skipping_pixels():
     image = np.zeros((180, 320, 3), np.uint8)
     image[::4, ::4] = 160
-    canvas = render(image, FITS["letterbox"]((320, 180), (80, 45)), (80, 45))
+    canvas = drawn(image, FITS["letterbox"]((320, 180), (80, 45)), (80, 45))
     np.testing.assert_array_equal(canvas, np.full((3, 45, 80), 10, np.uint8))
 
 
 def test_recolouring_leaves_the_border_black():
     image, _ = scene((240, 180), (60, 60, 120, 120))
-    canvas = render(image, FITS["letterbox"]((240, 180), (320, 180)), (320, 180), recolor=cv2.bitwise_not)
+    canvas = drawn(image, FITS["letterbox"]((240, 180), (320, 180)), (320, 180), recolor=cv2.bitwise_not)
     assert not canvas[:, :, :40].any()
     np.testing.assert_array_equal(canvas[:, :, 40:280].permute(1, 2, 0).numpy(), 255 - image)
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+@pytest.mark.parametrize("recolor", [None, cv2.bitwise_not])
+@pytest.mark.parametrize("source_wh", [(64, 48), (321, 180), (500, 300), (900, 400), (320, 180)])
+def test_the_order_of_resizing_colouring_and_mirroring_is_only_a_matter_of_time(source_wh, recolor, mirrored):
+    target_wh = (320, 180)
+    noise = np.random.default_rng(0).integers(0, 255, (source_wh[1] // 4, source_wh[0] // 4, 3), np.uint8)
+    image = cv2.resize(noise, source_wh)
+    placement = replace(FITS["letterbox"](source_wh, target_wh), mirrored=mirrored)
+    target = placement.target
+    shrinks = source_wh[0] > 2 * target.width
+    resized = cv2.resize(
+        image, (target.width, target.height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    )
+    expected = np.zeros((180, 320, 3), np.uint8)
+    expected[target.rows, target.columns] = resized if recolor is None else recolor(resized)
+    expected = expected[:, ::-1] if mirrored else expected
+    result = drawn(image, placement, target_wh, recolor).permute(1, 2, 0).numpy()
+    np.testing.assert_allclose(result.astype(int), expected, atol=1)

@@ -1,0 +1,235 @@
+"""Who makes the batches: worker processes, threads, or whoever asks for the next one."""
+
+import os
+import signal
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple
+
+import cv2
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from neo_model.data.buffers import KeptBuffers, KeptImages
+from neo_model.data.dataset import DetectionDataset, SampleRequest
+from neo_model.utils import UserError
+from neo_model.utils.memory import keep_freed_memory
+
+Batch = tuple[torch.Tensor, list[dict]]
+LoaderKind = Literal["process", "thread"]
+
+# Batches in the hands of whoever asked: the last one, still in use while the next is received.
+BATCHES_IN_USE = 2
+
+
+@dataclass
+class PackedBatch:
+    """A batch in three tensors, for each tensor that leaves a worker costs a file descriptor and a mapping."""
+
+    images: torch.Tensor | KeptImages
+    labels: torch.Tensor
+    boxes: torch.Tensor
+    counts: list[int]
+    others: list[dict]
+
+    def pin_memory(self) -> "PackedBatch":
+        """torch's hook for page-locked memory; without it the targets' tuples would come out as lists."""
+        tensors = {key: getattr(self, key).pin_memory() for key in ("images", "labels", "boxes")}
+        return replace(self, **tensors)
+
+    def unpack(self) -> Batch:
+        """Images and a target for each, whose tensors are views."""
+        labels, boxes = self.labels.split(self.counts), self.boxes.split(self.counts)
+        parts = zip(labels, boxes, self.others, strict=True)
+        return self.images, [{"labels": label, "boxes": box, **other} for label, box, other in parts]
+
+
+def make_batch(dataset: DetectionDataset, requests: list[SampleRequest], images_NHWC: torch.Tensor) -> PackedBatch:
+    """The samples of a batch, each image written where it will stay."""
+    canvases = images_NHWC.numpy()
+    targets = [dataset.load(request, canvas) for request, canvas in zip(requests, canvases, strict=True)]
+    tensors = ("labels", "boxes")
+    return PackedBatch(
+        images=images_NHWC.permute(0, 3, 1, 2),
+        labels=torch.cat([target["labels"] for target in targets]),
+        boxes=torch.cat([target["boxes"] for target in targets]),
+        counts=[len(target["labels"]) for target in targets],
+        others=[{key: value for key, value in target.items() if key not in tensors} for target in targets],
+    )
+
+
+class Batches:
+    """Batches in the order of their requests, made anew with each iteration.
+
+    Args:
+        dataset: makes the samples.
+        order: the requests of each batch.
+        kind: what the workers are.
+        workers: how many make batches ahead of time; with 0 a batch is made when it is asked for.
+        prefetch: batches that each worker prepares.
+        pin_memory: put batches into page-locked memory, for fast copies to a GPU.
+        persistent: whether processes live on from one iteration to the next.
+        largest_wh: width and height in pixels of the largest images.
+    """
+
+    def __init__(
+        self,
+        *,
+        dataset: DetectionDataset,
+        order: Sampler,
+        kind: LoaderKind,
+        workers: int,
+        prefetch: int,
+        pin_memory: bool,
+        persistent: bool,
+        largest_wh: tuple[int, int],
+    ) -> None:
+        ahead = workers * prefetch
+        num_bytes = order.batch_size * largest_wh[0] * largest_wh[1] * 3
+        buffers = KeptBuffers(count=ahead + BATCHES_IN_USE, num_bytes=num_bytes)
+        if workers:
+            # OpenCV's own threads do not survive the fork into processes; beside threads of ours they are too many.
+            cv2.setNumThreads(0)
+        keep_freed_memory()
+        if workers and kind == "process":
+            options = {"prefetch_factor": prefetch, "pin_memory": pin_memory, "persistent_workers": persistent}
+            self._packed = _processes(dataset, order, buffers, workers, **options)
+        else:
+            self._packed = _Threads(dataset, order, buffers, workers, ahead, pin_memory)
+
+    def __iter__(self) -> Iterator[Batch]:
+        return _unpacked(iter(self._packed))
+
+
+def _unpacked(packed_batches) -> Iterator[Batch]:
+    try:
+        for packed in packed_batches:
+            if isinstance(packed, UserError):
+                raise packed
+            batch = packed.unpack()
+            del packed  # or its memory would be in use for as long as the next batch takes
+            yield batch
+    finally:
+        # An error's traceback keeps this frame; with the iterator in it the workers would outlive `close`, and what
+        # the garbage collector then takes apart in any order leaves torch waiting for them, 5 s a worker.
+        del packed_batches
+
+
+def _shape(requests: list[SampleRequest]) -> tuple[int, int, int, int]:
+    return len(requests), requests[0].height, requests[0].width, 3
+
+
+@dataclass(frozen=True)
+class _Threads:
+    """Batches made by threads, which OpenCV lets run at the same time; without any, by whoever asks."""
+
+    dataset: DetectionDataset
+    order: Sampler
+    buffers: KeptBuffers
+    threads: int
+    ahead: int
+    pin_memory: bool
+
+    def __iter__(self) -> Iterator[PackedBatch]:
+        if not self.threads:
+            for requests in self.order:
+                yield self._make(requests, self._memory(requests))
+            return
+        pending = deque()
+        with ThreadPoolExecutor(self.threads, "loader") as pool:
+            try:
+                for requests in self.order:
+                    pending.append(pool.submit(self._make, requests, self._memory(requests)))
+                    if len(pending) > self.ahead:
+                        yield pending.popleft().result()
+                while pending:
+                    yield pending.popleft().result()
+            finally:
+                for future in pending:
+                    future.cancel()
+
+    def _make(self, requests: list[SampleRequest], images_NHWC: torch.Tensor) -> PackedBatch:
+        packed = make_batch(self.dataset, requests, images_NHWC)
+        return packed.pin_memory() if self.pin_memory else packed
+
+    def _memory(self, requests: list[SampleRequest]) -> torch.Tensor:
+        if self.pin_memory:
+            # torch keeps freed page-locked memory itself, until copies from it have ended.
+            return torch.empty(_shape(requests), dtype=torch.uint8, pin_memory=True)
+        return self.buffers.take(_shape(requests))
+
+
+class _Leased(NamedTuple):
+    """What a worker process is asked for, and the block to put it in; None when all were in use."""
+
+    requests: list[SampleRequest]
+    block: int | None
+
+
+@dataclass(frozen=True)
+class _Leasing(Sampler):
+    """An order whose batches each have a block of the main process's buffers."""
+
+    order: Sampler
+    buffers: KeptBuffers
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def __iter__(self) -> Iterator[_Leased]:
+        return (_Leased(requests, self.buffers.lease()) for requests in self.order)
+
+
+@dataclass(frozen=True)
+class _InWorker(Dataset):
+    """Makes batches in a worker process.
+
+    A ``UserError`` is returned, not raised: torch would turn it into a traceback as text.
+    """
+
+    dataset: DetectionDataset
+    buffers: KeptBuffers
+
+    def __getitems__(self, leased: _Leased) -> PackedBatch | UserError:
+        shape = _shape(leased.requests)
+        if leased.block is None:
+            images = torch.empty(shape, dtype=torch.uint8)
+        else:
+            images = torch.from_numpy(self.buffers.array(leased.block, shape))
+        try:
+            packed = make_batch(self.dataset, leased.requests, images)
+        except UserError as error:
+            return error
+        return packed if leased.block is None else replace(packed, images=self.buffers.sent(leased.block, shape))
+
+
+def _processes(dataset: DetectionDataset, order: Sampler, buffers: KeptBuffers, workers: int, **options) -> DataLoader:
+    return DataLoader(
+        _InWorker(dataset, buffers),
+        batch_sampler=_Leasing(order, buffers),
+        collate_fn=_already_packed,
+        num_workers=workers,
+        multiprocessing_context="fork",  # the workers inherit the buffers
+        worker_init_fn=_start_worker,
+        # Of no effect on the samples; without it each epoch would draw from the global generator.
+        generator=torch.Generator(),
+        **options,
+    )
+
+
+def _already_packed(batch):
+    """Stands in for torch's collate: the dataset has done it."""
+    return batch
+
+
+def _start_worker(worker: int) -> None:
+    """Each worker is one thread; Ctrl-C and SIGTERM are the main process's to handle, which then ends the workers.
+
+    A terminal, `timeout` and schedulers signal a whole process group, so each worker has one of its own. SIGTERM is not
+    ignored: it is what the main process ends workers with that it could not ask to end.
+    """
+    cv2.setNumThreads(0)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.setpgrp()
