@@ -20,6 +20,7 @@ from neo_model.config.secrets import redacted
 from neo_model.utils import UserError
 
 USER_ERROR, INTERRUPTED = 2, 130
+AUTO = "auto"
 
 
 def main(job: str, arguments: list[str] | None = None) -> int:
@@ -68,7 +69,7 @@ def _train(options: argparse.Namespace) -> int:
     if options.multirun:
         return run_sweep(options.overrides, options.config_dir)
     resumed = _value_of("resume", options.overrides)
-    if resumed is not None:
+    if resumed not in (None, AUTO):
         return _resume(options.overrides, Path(str(resumed)))
     composed, found = compose_collecting("train", options.overrides, config_dir=options.config_dir)
     check_composed_hydra(composed)
@@ -76,6 +77,9 @@ def _train(options: argparse.Namespace) -> int:
         return _hydra_command("train", options.arguments, found)
     config = without_hydra(composed)
     folder = _chosen_run_dir(composed, options.overrides)
+    if resumed == AUTO:
+        config.resume = None
+        return _start_or_go_on(config, found, folder)
     if folder is not None:
         check_unused(folder)
     if config.resume is not None:
@@ -84,6 +88,25 @@ def _train(options: argparse.Namespace) -> int:
     from neo_model.config.jobs import train_job
 
     train_job(config, lambda: _run_dir(composed, folder))
+    return 0
+
+
+def _start_or_go_on(config: DictConfig, found: list[UserError], folder: Path | None) -> int:
+    """resume=auto: the same command line for the first start and for every one after it."""
+    from neo_model.config.validate import check_training
+
+    if folder is None:
+        found.append(UserError("resume", "auto needs a folder that stays the same", "add hydra.run.dir=DIR"))
+    check_training(config, found)
+    from neo_model.config.jobs import train_job
+    from neo_model.config.restore import refuse_another_training
+    from neo_model.engine.checkpoint_folder import CheckpointFolder
+
+    checkpoints = CheckpointFolder(folder)
+    goes_on = not checkpoints.is_empty()
+    if goes_on:
+        refuse_another_training(folder, checkpoints.newest().content, config)
+    train_job(config, lambda: chosen_folder(folder), resume=goes_on)
     return 0
 
 

@@ -64,11 +64,11 @@ def train_job(config: DictConfig, open_folder: Callable[[], Path], *, resume: bo
         try:
             best = runner.run()
         except Interrupted:
-            if runner.last_path.is_file():
+            if runner.checkpoints.last.is_file():
                 log.info("next: python train.py %s", typed("resume", run_dir))
             raise
         log.info("done: %s reached AP %.4f at its best", run_dir, best)
-        log.info("next: python eval.py %s", typed("ckpt", runner.best_path))
+        log.info("next: python eval.py %s", typed("ckpt", runner.checkpoints.best))
     return best
 
 
@@ -103,7 +103,7 @@ def _runner(config: DictConfig, model: nn.Module, data: DetectionData, run_dir: 
 
 
 def _restore(runner: Runner) -> None:
-    runner.restore(runner.last_path)
+    runner.restore()
     log.info("going on after step %d of %d", runner.progress.step, runner.total_steps)
     epochs = runner.settings.epochs
     if runner.progress.epoch >= epochs:

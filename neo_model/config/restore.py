@@ -14,7 +14,6 @@ from neo_model.config.problems import from_hydra, raise_all, unknown_key
 from neo_model.config.validate import validate_training
 from neo_model.utils import UserError
 
-LAST_CHECKPOINT = "checkpoints/last.pt"
 DATA_VIEW = ("resolution", "augment", "fit")
 
 
@@ -32,7 +31,7 @@ def restore_training_config(saved: dict, overrides: list[str] = (), *, further_k
     Raises:
         UserError: one error that lists everything wrong with the overrides or the saved configuration.
     """
-    config = OmegaConf.create(saved)
+    config = OmegaConf.create({**schema.LATER_SETTINGS, **saved})
     parsed = parse_overrides(list(overrides))
     groups = [override for override in parsed if is_group(override.key_or_group)]
     found = _replace_groups(config, groups)
@@ -50,19 +49,32 @@ def resumed_config(run_dir: Path, overrides: list[str]) -> DictConfig:
     Raises:
         UserError: there is no run, or the overrides change more than a resumed run may.
     """
-    path = run_dir / LAST_CHECKPOINT
-    if not path.is_file():
-        raise UserError("resume", f"{run_dir} holds no {LAST_CHECKPOINT}", "give a folder of outputs/train")
-    from neo_model.engine.checkpoint import read_checkpoint
+    from neo_model.engine.checkpoint_folder import CheckpointFolder
 
-    checkpoint = read_checkpoint(path)
+    checkpoints = CheckpointFolder(run_dir)
+    if checkpoints.is_empty():
+        raise UserError("resume", f"{run_dir} holds no checkpoints/last.pt", "give a folder of outputs/train")
+    checkpoint = checkpoints.newest().content
     config = restore_training_config(checkpoint["config"], overrides)
+    refuse_another_training(run_dir, checkpoint, config)
+    return config
+
+
+def refuse_another_training(run_dir: Path, checkpoint: dict, config: DictConfig) -> None:
+    """Compare the configuration to go on with with the one in the run's checkpoint.
+
+    Raises:
+        UserError: listing every difference that a resumed run may not have.
+    """
     before, after = _flat(checkpoint["config"]), _flat(OmegaConf.to_container(config))
     changed = sorted(key for key in before.keys() | after.keys() if before.get(key) != after.get(key))
     is_within_epoch = checkpoint["progress"]["batch"] > 0
     refused = [(key, _resume_remedy(key, before.get(key), is_within_epoch=is_within_epoch)) for key in changed]
-    raise_all([UserError(key, f"is {before.get(key)!r} in {run_dir}", remedy) for key, remedy in refused if remedy])
-    return config
+    raise_all([
+        UserError(key, f"is {before.get(key)!r} in {run_dir}, not {after.get(key)!r}", remedy)
+        for key, remedy in refused
+        if remedy
+    ])
 
 
 def _resume_remedy(key: str, value: Any, *, is_within_epoch: bool) -> str | None:

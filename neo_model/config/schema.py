@@ -1,6 +1,6 @@
 """The top level of the configurations: which keys there are and what each may hold."""
 
-from neo_model.utils import Fraction, NonNegativeInt, PositiveInt
+from neo_model.utils import Fraction, NonNegativeFloat, NonNegativeInt, PositiveInt
 
 TRAINING_SETTINGS = {
     "epochs": PositiveInt,
@@ -11,8 +11,13 @@ TRAINING_SETTINGS = {
     "overfit": NonNegativeInt,
     "limit_batches": PositiveInt | None,
     "log_every": PositiveInt,
+    "save_minutes": NonNegativeFloat,
+    "keep": PositiveInt,
     "debug": bool,
 }
+
+# What checkpoints from before these settings existed stand for.
+LATER_SETTINGS = {"save_minutes": 10.0, "keep": 2}
 
 # Which package's classes may stand at each node; nothing else is imported, let alone called.
 TRAINING_NODES = {
@@ -40,7 +45,7 @@ SUPPLIED = {"num_classes": "the number of classes comes from the annotations"}
 # Changing these on resume is the same training; changing anything else is another one.
 # The data may have moved: their paths may change, to where the same images and annotations lie.
 CHANGEABLE_ON_RESUME = (
-    *("epochs", "hardware", "logger", "evaluation", "debug", "limit_batches", "log_every"),
+    *("epochs", "hardware", "logger", "evaluation", "debug", "limit_batches", "log_every", "save_minutes", "keep"),
     *("data.root", "data.train_images", "data.train_annotations", "data.val_images", "data.val_annotations"),
 )
 # These decide which images the batches of an epoch hold, so not while one is half done.

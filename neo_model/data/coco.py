@@ -4,6 +4,7 @@ Flat arrays and offsets instead of a dictionary per box: COCO's 860,000 training
 share those pages with the main one, since nothing in them carries a reference count.
 """
 
+import hashlib
 import logging
 import math
 from dataclasses import dataclass
@@ -85,6 +86,14 @@ class CocoInstances:
         """The first ``count`` images that have a box which is not a crowd."""
         before = np.concatenate([[0], np.cumsum(~self.crowd)])
         return np.flatnonzero(before[self.offsets[1:]] > before[self.offsets[:-1]])[:count]
+
+    def fingerprint(self) -> dict[str, int | str]:
+        """Numbers of images and boxes and a SHA-256 of all that is known of them, wherever the files lie."""
+        digest = hashlib.sha256(repr(self.classes).encode())
+        columns = (self.image_ids, self.sizes_wh, self.name_offsets, self.offsets, self.boxes_xywh, self.areas)
+        for content in (self.name_bytes, *columns, self.crowd, self.labels, self.annotation_ids):
+            digest.update(np.ascontiguousarray(content) if isinstance(content, np.ndarray) else content)
+        return {"images": len(self), "boxes": len(self.labels), "sha256": digest.hexdigest()}
 
     def ground_truth(self, indices: np.ndarray | None = None) -> dict:
         """The COCO dictionary of these images (all by default) for an evaluator: crowds in, every field present."""

@@ -96,6 +96,10 @@ class DetectionData:
         """
         _check_same_classes(self.train_annotations, self.classes, self.val_annotations, self.val_classes)
 
+    def fingerprints(self) -> dict[str, dict[str, int | str]]:
+        """What tells these data from others, by split; see ``CocoInstances.fingerprint``."""
+        return {"train": self._train.fingerprint(), "val": self._val.fingerprint()}
+
     def train_dataset(self, overfit: int = 0) -> DetectionDataset:
         """The training set; with ``overfit`` its first that many images with objects, and no augmentation."""
         return DetectionDataset(

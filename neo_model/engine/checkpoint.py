@@ -1,67 +1,66 @@
 """Checkpoints: one file a save, whole or not there at all, tensors and plain containers only."""
 
 import itertools
-import os
-from contextlib import suppress
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
 from neo_model.models.weights import read_tensors
 from neo_model.utils import UserError
+from neo_model.utils.sealed_file import write_sealed
+from neo_model.utils.untrusted import check_classes_entry, check_plain
 
-FORMAT = 1
+FORMAT = 2  # 1 had no seal
 
 
-def write_checkpoint(path: Path, content: dict) -> None:
+class NewerFormat(UserError):
+    """A checkpoint of a version of neo_model that is not out yet, seen from here."""
+
+
+def write_checkpoint(path: Path, content: dict, *, before_replacing: Callable[[], None] = lambda: None) -> None:
     """Write ``content`` to ``path``; a crash at any moment leaves the old or the new file whole.
+
+    Args:
+        path: the file; its folder is created if need be.
+        content: tensors and plain containers.
+        before_replacing: see `write_sealed`.
 
     Raises:
         UserError: the disk refuses; the old file is untouched.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    facts = {"schema": FORMAT} | {key: content["progress"][key] for key in ("step", "epoch") if "progress" in content}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
-            torch.save({"format": FORMAT, **content}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        _sync_folder(path.parent)
+        whole = {"format": FORMAT, **content}
+        write_sealed(path, lambda file: torch.save(whole, file), facts, before_replacing=before_replacing)
     except (OSError, RuntimeError) as error:
         # What the disk says in the middle of a write reaches us as the context of an error of torch's.
         refusal = error if isinstance(error, OSError) else error.__context__
         if not isinstance(refusal, OSError):
             raise
         reason = refusal.strerror or str(refusal)
-        raise UserError(str(path), f"cannot be written ({reason})", "make room; the previous one is kept") from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the rename itself durable."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        remedy = "make room and resume the run; its checkpoints so far are kept"
+        raise UserError(str(path), f"cannot be written ({reason})", remedy) from error
 
 
 def read_checkpoint(path: str | Path) -> dict:
-    """A checkpoint written by `write_checkpoint`.
+    """A checkpoint written by `write_checkpoint`, after a comparison with its SHA-256.
 
     Raises:
-        UserError: the file is missing, damaged, not one of ours, or of a newer version.
+        DamagedFile: it is not as it was written.
+        NewerFormat: a newer version of neo_model wrote it.
+        UserError: the file is missing or not one of ours.
     """
     content = read_tensors(path)
-    if not {"format", "config", "classes", "model"} <= content.keys():
+    if not ({"format", "config", "classes", "model"} <= content.keys() and isinstance(content["format"], int)):
         raise UserError(
             str(path), "is not a checkpoint of neo_model", "start from such weights with weights=FILE in training"
         )
     if content["format"] > FORMAT:
-        raise UserError(str(path), f"has format {content['format']}, newer than {FORMAT}", "update neo_model")
+        raise NewerFormat(str(path), f"has format {content['format']}, newer than {FORMAT}", "update neo_model")
+    check_plain(path, "config", content["config"])
+    check_classes_entry(path, content["classes"])
     return content
 
 

@@ -8,29 +8,28 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch import nn
 
 from neo_model.data import DetectionData
-from neo_model.engine.checkpoint import check_classes, read_checkpoint, write_checkpoint
+from neo_model.engine.checkpoint import check_classes
+from neo_model.engine.checkpoint_folder import CheckpointFolder
+from neo_model.engine.circumstances import circumstances, compare
 from neo_model.engine.console import ProgressLine
-from neo_model.engine.evaluation_loop import EvaluationPlan, detect, evaluate, inference_form
+from neo_model.engine.evaluation_loop import EvaluationPlan, evaluate, inference_form
 from neo_model.engine.hardware import Hardware
-from neo_model.engine.loggers import Logger, MetricsFile
+from neo_model.engine.loggers import Logger
+from neo_model.engine.metrics_file import MetricsFile, Rewound
 from neo_model.engine.progress import Interrupted, Progress, StopRequest, unless_stopped
+from neo_model.engine.run_state import restore, training_state, weights_state
 from neo_model.engine.step_recorder import StepRecorder
 from neo_model.engine.training_loop import Learner, train_one_epoch
-from neo_model.evaluation import SUMMARY_KEYS, CocoEvaluator, draw_detections
+from neo_model.engine.validation_pictures import detection_pictures
+from neo_model.evaluation import SUMMARY_KEYS, CocoEvaluator
 from neo_model.losses import Criterion
-from neo_model.ops.boxes import cxcywh_to_xyxy
-from neo_model.ops.geometry import Affine
 from neo_model.optim import AdamW, Ema, Schedule
-from neo_model.utils import NonNegativeInt, PositiveInt, UserError
-from neo_model.utils.seeding import random_state, restore_random_state
+from neo_model.utils import NonNegativeFloat, NonNegativeInt, PositiveInt, UserError
 
 log = logging.getLogger(__name__)
-
-DRAWN_SCORE = 0.3  # detections below it are left out of pictures
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +42,8 @@ class RunSettings:
         overfit: train and evaluate on this many training images; 0 is off.
         limit_batches: stop each epoch and each evaluation after this many batches.
         log_every: optimizer steps between two records.
+        save_minutes: between two checkpoints within an epoch, at the next step's end; 0 saves after every step.
+        keep: checkpoints to go on from, the newest and those before it.
     """
 
     epochs: PositiveInt
@@ -50,6 +51,8 @@ class RunSettings:
     overfit: NonNegativeInt = 0
     limit_batches: PositiveInt | None = None
     log_every: PositiveInt = 10
+    save_minutes: NonNegativeFloat = 10.0
+    keep: PositiveInt = 2
 
 
 class Runner:
@@ -86,7 +89,11 @@ class Runner:
         self.data, self.plan, self.hardware, self.settings = data, plan, hardware, settings
         self.run_dir, self.config, self.classes = run_dir, config, data.classes
         self.progress = Progress()
+        self.checkpoints = CheckpointFolder(run_dir, settings.keep)
         self.metrics_file, self.loggers = MetricsFile(run_dir), loggers
+        self._resumed: Rewound | None = None
+        self._circumstances = circumstances(data, hardware)
+        self._saved_at = time.monotonic()
         hardware.set_backends()
         self.train_loader = data.train_loader(seed=settings.seed, overfit=settings.overfit, **hardware.loading)
         self.val_loader = data.val_loader(overfit=settings.overfit, limit=settings.limit_batches, **hardware.loading)
@@ -109,16 +116,6 @@ class Runner:
         """Batches of an epoch, after ``limit_batches``."""
         return min(len(self.train_loader), self.settings.limit_batches or len(self.train_loader))
 
-    @property
-    def last_path(self) -> Path:
-        """The newest state, to go on from."""
-        return self.run_dir / "checkpoints" / "last.pt"
-
-    @property
-    def best_path(self) -> Path:
-        """The weights with the best validation AP so far."""
-        return self.run_dir / "checkpoints" / "best.pt"
-
     def run(self) -> float:
         """Train to the end.
 
@@ -129,48 +126,72 @@ class Runner:
             Interrupted: Ctrl-C or SIGTERM, after the checkpoint.
             UserError: training diverged, an image cannot be used, or the disk is full.
         """
-        resume_step = self.progress.step if self.progress.step else None
-        for logger in self.loggers:
-            logger.start(self.run_dir, self.config, resume_step)
-        try:
-            with StopRequest() as stop, ProgressLine(self.total_steps, self.progress.step) as line:
-                self._train(stop, line)
-        finally:
-            self.train_loader.close()
+        if self._resumed is None:
+            self.metrics_file.rewind(-1, 0.0)  # of a run that was killed before its first checkpoint
+        self.checkpoints.remove_temporaries()
+        with StopRequest() as stop:
             for logger in self.loggers:
-                logger.close()
+                logger.start(self.run_dir, self.config, self._resumed)
+            try:
+                with ProgressLine(self.total_steps, self.progress.step) as line:
+                    self._train(stop, line)
+            finally:
+                self.train_loader.close()
+                for logger in self.loggers:
+                    logger.close()
         return max(self.progress.best_ap, 0.0)
 
     def _train(self, stop: StopRequest, line: ProgressLine) -> None:
         progress, plan, epochs = self.progress, self.plan, self.settings.epochs
-        if plan.at_start and progress.step == 0:
+        if plan.at_start and progress.step == 0 and self._resumed is None:
             progress.unevaluated = True
-            self.save(self.last_path)  # a stop during this first evaluation has something to go on from, too
+            self.save()  # a stop during this first evaluation has something to go on from, too
         if progress.unevaluated:
             self._evaluate(stop, line)
+        self._saved_at = time.monotonic()
         while progress.epoch < epochs and not self._is_patience_over():
-            batches = self._until_stopped(self._batches(), stop)
-            train_one_epoch(self.learner, batches, progress, self.hardware, StepRecorder(self, line))
-            if stop.signal_number is not None:
-                self.save(self.last_path)
-                raise Interrupted(stop.signal_number)
+            self._train_epoch(stop, line)
             progress.epoch, progress.batch = progress.epoch + 1, 0
             progress.unevaluated = plan.is_due(progress.epoch, epochs)
-            self.save(self.last_path)
+            self.save()
             if progress.unevaluated:
                 self._evaluate(stop, line)
+
+    def _train_epoch(self, stop: StopRequest, line: ProgressLine) -> None:
+        """What is left of the epoch in progress, in pieces between which the state is saved."""
+        progress, recorder = self.progress, StepRecorder(self, line)
+        batches = self._batches()
+        while progress.batch < self.batches_per_epoch:
+            piece = self._until_due(batches, stop)
+            train_one_epoch(self.learner, piece, progress, self.hardware, recorder)
+            if stop.signal_number is not None:
+                self.save()
+                raise Interrupted(stop.signal_number)
+            if self._is_save_due(stop) and progress.batch < self.batches_per_epoch:
+                self.save()
+            if stop.save_asked:
+                stop.save_asked = False
+                log.info("saved %s at step %d", self.checkpoints.last, progress.step)
 
     def _batches(self) -> Iterator:
         """What is left of the epoch in progress."""
         batches = self.train_loader.epoch(self.progress.epoch, start_batch=self.progress.batch)
         return itertools.islice(batches, self.batches_per_epoch - self.progress.batch)
 
-    def _until_stopped(self, batches: Iterator, stop: StopRequest) -> Iterator:
-        """``batches`` up to the end of the optimizer step in which a stop is asked for."""
+    def _until_due(self, batches: Iterator, stop: StopRequest) -> Iterator:
+        """``batches`` up to the end of the optimizer step in which a stop is asked for or a checkpoint is due."""
+        accumulate = self.hardware.accumulate
         for position, batch in enumerate(batches):
-            if stop.signal_number is not None and position % self.hardware.accumulate == 0:
-                return
+            if stop.signal_number is not None and position % accumulate == 0:
+                return  # without this batch, for which the loader may have been waited for
             yield batch
+            if (position + 1) % accumulate == 0 and self._is_save_due(stop):
+                return
+
+    def _is_save_due(self, stop: StopRequest) -> bool:
+        if stop.signal_number is not None or stop.save_asked:
+            return True
+        return time.monotonic() - self._saved_at >= 60 * self.settings.save_minutes
 
     def _is_patience_over(self) -> bool:
         over = self.plan.patience is not None and self.progress.evaluations_without_gain >= self.plan.patience
@@ -197,100 +218,68 @@ class Runner:
         is_better = ap > progress.best_ap
         progress.evaluations_without_gain = 0 if is_better else progress.evaluations_without_gain + 1
         self.record({f"val/{key}": metrics[key] for key in SUMMARY_KEYS} | {"val/seconds": time.monotonic() - started})
-        self._draw(model)
+        self._show(model)
         log.info(
             "epoch %d: AP %.4f, AP50 %.4f%s",
             progress.epoch, metrics["AP"], metrics["AP50"], " (best so far)" if is_better else "",
         )  # fmt: skip
         if is_better:
             progress.best_ap = ap
-            self.save(self.best_path, with_optimizer=False)
-        self.save(self.last_path)
+            self.checkpoints.save_best(self._weights())
+        self.save()
 
-    def _draw(self, model: nn.Module) -> None:
-        """Validation pictures with what was found and what is there, for the loggers that show pictures."""
-        if not self.loggers or not self.plan.pictures:
-            return
-        pictures = []
-        dataset = self.data.val_dataset(self.settings.overfit)
-        for index in range(min(self.plan.pictures, len(dataset))):
-            image, target = dataset[index]
-            height, width = image.shape[1:]
-            # Drawn on the network's input, so the affine back to the file is left out.
-            shown = target | {"affine": Affine(1.0, 1.0, 0.0, 0.0), "source_wh": (width, height)}
-            (found,) = detect(model, image[None], [shown], self.plan, self.hardware)
-            keep = found.scores >= DRAWN_SCORE
-            true_xyxy = cxcywh_to_xyxy(target["boxes"]) * torch.tensor([width, height, width, height])
-            pictures.append(
-                draw_detections(
-                    image.permute(1, 2, 0).numpy(), found.boxes_xyxy[keep].numpy(), found.labels[keep].numpy(),
-                    found.scores[keep].numpy(), self.classes.names, (true_xyxy.numpy(), target["labels"].numpy()),
-                )
-            )  # fmt: skip
-        for logger in self.loggers:
-            logger.images(self.progress.step, "val", pictures)
+    def _show(self, model: nn.Module) -> None:
+        """Some validation images with their detections, to the loggers that show pictures."""
+        if self.loggers and self.plan.pictures:
+            dataset = self.data.val_dataset(self.settings.overfit)
+            pictures = detection_pictures(model, dataset, self.plan, self.hardware, self.classes.names)
+            for logger in self.loggers:
+                logger.images(self.progress.step, "val", pictures)
 
     def record(self, values: dict[str, float]) -> None:
         """Write figures to ``metrics.jsonl`` and the loggers."""
-        step, epoch = self.progress.step, self.progress.epoch + self.progress.batch / self.batches_per_epoch
+        step, epoch = self.progress.step, self._epochs_done()
         self.metrics_file.scalars(step, epoch, values)
         for logger in self.loggers:
             logger.scalars(step, epoch, values)
 
-    def save(self, path: Path, *, with_optimizer: bool = True) -> None:
-        """Write a checkpoint: everything that `restore` needs, or without the optimizer what evaluation needs."""
-        learner = self.learner
-        content = {
-            "config": self.config,
-            "classes": {"names": self.classes.names, "category_ids": self.classes.category_ids},
-            "progress": self.progress.state_dict(),
-            "model": learner.model.state_dict(),
-            "ema": None
-            if learner.ema is None
-            else {"module": learner.ema.module.state_dict(), "n_averaged": learner.ema.n_averaged},
-        }
-        if with_optimizer:
-            content |= {
-                "optimizer": learner.optimizer.state_dict(),
-                "scheduler": {"last_epoch": learner.scheduler.last_epoch, "steps_per_epoch": self.steps_per_epoch},
-                "scaler": learner.scaler.state_dict(),
-                "random": random_state(),
-            }
-        write_checkpoint(path, content)
+    def _epochs_done(self) -> float:
+        return self.progress.epoch + self.progress.batch / self.batches_per_epoch
 
-    def restore(self, path: Path) -> None:
-        """Go on from a checkpoint of `save`.
+    def save(self) -> None:
+        """Write everything that `restore` needs to the run's ``last.pt``; the loggers' points so far come first.
 
         Raises:
-            UserError: it holds no optimizer, other classes than the data, or part of an epoch of another length.
+            UserError: the disk refuses; the checkpoints so far are still there.
         """
-        content = read_checkpoint(path)
-        if "optimizer" not in content:
-            raise UserError(str(path), "holds weights only", "resume from the run's folder, which has last.pt")
-        check_classes(path, content["classes"], self.classes)
-        learner = self.learner
-        learner.model.load_state_dict(content["model"])
-        if learner.ema is not None and content["ema"] is not None:
-            learner.ema.module.load_state_dict(content["ema"]["module"])
-            learner.ema.n_averaged.copy_(content["ema"]["n_averaged"])
-        learner.optimizer.load_state_dict(content["optimizer"])
-        learner.scaler.load_state_dict(content["scaler"])
-        self.progress.__dict__.update(content["progress"])
-        self._restore_schedule(path, content["scheduler"])
-        self.metrics_file.truncate(self.progress.step)
-        restore_random_state(content["random"])
+        self.metrics_file.flush()
+        for logger in self.loggers:
+            logger.flush()
+        state = training_state(self.learner, self.steps_per_epoch) | {"circumstances": self._circumstances}
+        self.checkpoints.save_last(self._weights() | state)
+        self._saved_at = time.monotonic()
 
-    def _restore_schedule(self, path: Path, saved: dict[str, int]) -> None:
-        """Take the schedule up where it was: its factor is a pure function of the step and of this run's length."""
+    def _weights(self) -> dict:
+        """What evaluation needs, of the present state."""
+        classes = {"names": self.classes.names, "category_ids": self.classes.category_ids}
+        about = {"config": self.config, "classes": classes, "progress": self.progress.state_dict()}
+        return about | weights_state(self.learner)
+
+    def restore(self) -> None:
+        """Go on from the newest whole checkpoint in the run's folder.
+
+        Raises:
+            UserError: there is none, it holds no optimizer, other classes or data than the run's, or part of an epoch
+                of another length.
+        """
+        path, content, passed_over = self.checkpoints.newest()
+        for error in passed_over:
+            log.warning("%s %s; going on from %s", error.where, error.cause, path)
+        check_classes(path, content["classes"], self.classes)
+        if "circumstances" in content:
+            compare(path, content["circumstances"], self._circumstances)
         progress, scheduler = self.progress, self.learner.scheduler
-        scheduler.last_epoch = saved["last_epoch"]
-        if saved["steps_per_epoch"] != self.steps_per_epoch:
-            if progress.batch:
-                cause = f"stopped within an epoch of {saved['steps_per_epoch']} steps, which now has"
-                raise UserError(str(path), f"{cause} {self.steps_per_epoch}", "go on with the same data and batches")
-            # Another batch size: as many epochs are behind the schedule, however many steps they took.
-            scheduler.last_epoch = progress.epoch * self.steps_per_epoch
+        restore(path, content, self.learner, progress, self.steps_per_epoch)
+        if scheduler.last_epoch != content["scheduler"]["last_epoch"]:
             self.total_steps += progress.step - scheduler.last_epoch
-        groups = self.learner.optimizer.param_groups
-        for group, base, factor in zip(groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True):
-            group["lr"] = base * factor(scheduler.last_epoch)
+        self._resumed = self.metrics_file.rewind(progress.step, self._epochs_done(), unevaluated=progress.unevaluated)

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from neo_model.utils import UserError
+from neo_model.utils.sealed_file import check_seal
+from neo_model.utils.untrusted import refuse_bomb
 
 log = logging.getLogger(__name__)
 
@@ -105,13 +107,18 @@ def _refuse_other_classes(path: str | Path, state: dict[str, Tensor], wanted: di
 
 
 def read_tensors(path: str | Path) -> dict:
-    """The content of a torch file, tensors and plain containers only.
+    """The content of a torch file, tensors and plain containers only; one of ours is compared with its SHA-256.
 
     Raises:
+        DamagedFile: a checkpoint of ours that is not as it was written.
         UserError: no such file, not a torch file, or one that holds foreign objects.
     """
     try:
+        check_seal(path)
+        refuse_bomb(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
+    except UserError:
+        raise
     except (FileNotFoundError, IsADirectoryError) as error:
         raise UserError(str(path), "there is no such file", "give the path of a .pt or .pth file") from error
     except OSError as error:

@@ -37,8 +37,7 @@ def test_a_write_that_breaks_off_leaves_the_old_file_and_nothing_else(tmp_path, 
     whole = torch.save
 
     def break_off(saved, file):
-        whole(saved, file)
-        file.truncate(file.tell() // 2)
+        whole({**saved, "model": None}, file)
         raise error
 
     monkeypatch.setattr(torch, "save", break_off)

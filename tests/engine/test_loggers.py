@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from neo_model.engine.loggers import MetricsFile, TensorBoardLogger, WandbLogger
+from neo_model.engine.loggers import TensorBoardLogger, WandbLogger
+from neo_model.engine.metrics_file import MetricsFile, Rewound
 
 CONFIG = {"model": {"depth": 18}, "sizes": [480, 270], "nothing": None}
 
@@ -41,7 +42,7 @@ def test_a_resumed_run_writes_no_point_twice_and_survives_a_half_written_line(tm
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 5, "ep')
     second = MetricsFile(tmp_path)
-    second.truncate(2)
+    second.rewind(2, 0)
     for step in (3, 4, 5):
         second.scalars(step, 0, {"train/loss": 10 * step})
     assert [(r["step"], r["train/loss"]) for r in records(tmp_path)] == [(1, 1), (2, 2), (3, 30), (4, 40), (5, 50)]
@@ -55,7 +56,7 @@ def test_a_half_written_line_does_not_swallow_the_next(tmp_path):
 
 
 def test_truncating_before_the_first_line_does_nothing(tmp_path):
-    MetricsFile(tmp_path).truncate(10)
+    MetricsFile(tmp_path).rewind(10, 1)
     assert os.listdir(tmp_path) == []
 
 
@@ -107,9 +108,9 @@ def test_pictures_keep_their_colors_in_tensorboard(tmp_path):
 
 
 def test_tensorboard_of_a_resumed_run_has_each_step_once(tmp_path):
-    for resume_step, steps, factor in ((None, (1, 2, 3, 4), 1), (2, (3, 4, 5), 10)):
+    for resumed, steps, factor in ((None, (1, 2, 3, 4), 1), (Rewound(3, []), (3, 4, 5), 10)):
         logger = TensorBoardLogger()
-        logger.start(tmp_path, CONFIG, resume_step)
+        logger.start(tmp_path, CONFIG, resumed)
         for step in steps:
             logger.scalars(step, 0, {"train/loss": factor * step})
         logger.close()
@@ -166,9 +167,9 @@ def test_wandb_works_offline_and_a_resumed_run_keeps_its_id(tmp_path, monkeypatc
     run_dir = tmp_path / "run"
     run_dir.mkdir()
     ids = []
-    for resume_step in (None, 2):
+    for resumed in (None, Rewound(3, [])):
         logger = WandbLogger(project="neo_model")
-        logger.start(run_dir, CONFIG, resume_step)
+        logger.start(run_dir, CONFIG, resumed)
         logger.scalars(3, 0.5, {"train/loss": 1.5})
         logger.images(3, "val/pictures", [np.zeros((8, 8, 3), np.uint8)])
         logger.close()

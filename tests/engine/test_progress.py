@@ -14,14 +14,22 @@ def test_progress_travels_as_plain_values():
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_the_first_signal_is_noted_and_the_second_ends_at_once(number, code):
+def test_the_first_signal_is_noted_and_the_second_ends_at_once(monkeypatch, number, code):
     with StopRequest() as stop:
         assert stop.signal_number is None
         signal.raise_signal(number)
         assert stop.signal_number == number
+        signal.raise_signal(number)  # the same one, sent to the process and to its group
+        monkeypatch.setattr("neo_model.engine.progress.ECHO_SECONDS", 0.0)
         with pytest.raises(Interrupted, match=signal.Signals(number).name) as error:
             signal.raise_signal(number)
     assert error.value.exit_code == code
+
+
+def test_a_wish_to_save_is_no_wish_to_stop():
+    with StopRequest() as stop:
+        signal.raise_signal(signal.SIGUSR1)
+        assert stop.save_asked and stop.signal_number is None
 
 
 def test_afterwards_ctrl_c_is_what_it_was():

@@ -60,6 +60,9 @@ class Data:
     def __init__(self, signal_before: int | None) -> None:
         self.batches = Batches(signal_before)
 
+    def fingerprints(self) -> dict:
+        return {"train": {"images": NUM_BATCHES, "boxes": NUM_BATCHES, "sha256": "ab"}}
+
     def train_loader(self, **_) -> Batches:
         return self.batches
 
@@ -142,7 +145,7 @@ def test_the_best_weights_are_kept_and_the_last(make_runner, scripted_ap):
     scripted_ap(0.2, 0.5, 0.4)
     runner = make_runner(epochs=3, limit_batches=1)
     assert runner.run() == 0.5
-    best, last = read_checkpoint(runner.best_path), read_checkpoint(runner.last_path)
+    best, last = read_checkpoint(runner.checkpoints.best), read_checkpoint(runner.checkpoints.last)
     assert (best["progress"]["epoch"], last["progress"]["epoch"]) == (2, 3)
     assert best["progress"]["best_ap"] == last["progress"]["best_ap"] == 0.5
     assert "optimizer" in last and "optimizer" not in best
@@ -153,7 +156,7 @@ def test_an_equal_ap_does_not_replace_the_best(make_runner, scripted_ap):
     scripted_ap(0.5, 0.5)
     runner = make_runner(epochs=2, limit_batches=1)
     runner.run()
-    assert read_checkpoint(runner.best_path)["progress"]["epoch"] == 1
+    assert read_checkpoint(runner.checkpoints.best)["progress"]["epoch"] == 1
 
 
 @pytest.mark.parametrize(
@@ -171,7 +174,7 @@ def test_an_undefined_ap_counts_as_zero_and_still_leaves_weights(make_runner, sc
     scripted_ap(math.nan)
     runner = make_runner(epochs=1)
     assert runner.run() == 0.0
-    assert runner.best_path.exists() and records(runner, "val/AP") == {NUM_BATCHES: None}
+    assert runner.checkpoints.best.exists() and records(runner, "val/AP") == {NUM_BATCHES: None}
 
 
 @pytest.mark.parametrize("ema", [0.9, 0.0])
@@ -184,7 +187,7 @@ def test_a_whole_run_evaluates_its_average_and_logs_every_term(make_runner, ema)
         assert list(records(runner, f"train/{term}")) == [1, 2, 3, 4]
     total, without = records(runner, "train/loss")[1], records(runner, "train/loss_without_denoising")[1]
     assert total > without > records(runner, "train/loss_last_layer")[1] > 0
-    assert (read_checkpoint(runner.best_path)["ema"] is None) == (ema == 0)
+    assert (read_checkpoint(runner.checkpoints.best)["ema"] is None) == (ema == 0)
 
 
 def test_limited_epochs_have_that_many_batches(make_runner, scripted_ap):
@@ -199,7 +202,7 @@ def test_ctrl_c_finishes_the_step_saves_and_tells_where(make_runner, signal_befo
     runner = make_runner(accumulate=2, signal_before=signal_before)
     with pytest.raises(Interrupted):
         runner.run()
-    saved = read_checkpoint(runner.last_path)["progress"]
+    saved = read_checkpoint(runner.checkpoints.last)["progress"]
     assert (saved["epoch"], saved["batch"], saved["step"]) == (0, batches_done, batches_done // 2)
     assert runner.data.batches.closed
 
@@ -210,12 +213,12 @@ def test_a_stop_during_evaluation_leaves_it_to_be_done_after_resume(make_runner,
     interrupted = make_runner(epochs=1)
     with pytest.raises(Interrupted):
         interrupted.run()
-    saved = read_checkpoint(interrupted.last_path)["progress"]
+    saved = read_checkpoint(interrupted.checkpoints.last)["progress"]
     assert (saved["epoch"], saved["unevaluated"], saved["best_ap"]) == (1, True, -1.0)
-    runner.restore(interrupted.last_path)
+    runner.restore()
     runner.run()
     assert list(records(runner, "val/AP")) == [NUM_BATCHES]
-    assert not read_checkpoint(runner.last_path)["progress"]["unevaluated"]
+    assert not read_checkpoint(runner.checkpoints.last)["progress"]["unevaluated"]
 
 
 def test_a_stop_during_the_evaluation_at_the_start_leaves_a_checkpoint(make_runner, monkeypatch, scripted_ap):
@@ -227,7 +230,7 @@ def test_a_stop_during_the_evaluation_at_the_start_leaves_a_checkpoint(make_runn
             interrupted.run()
     scripted_ap(0.1, 0.2)
     runner = make_runner(epochs=1, at_start=True)
-    runner.restore(interrupted.last_path)
+    runner.restore()
     runner.run()
     assert list(records(runner, "val/AP")) == [0, NUM_BATCHES]
 
@@ -237,7 +240,7 @@ def test_another_batch_size_takes_the_schedule_up_at_the_same_epoch(make_runner,
     first = make_runner(epochs=1)
     first.run()
     runner = make_runner(epochs=2, accumulate=2)
-    runner.restore(first.last_path)
+    runner.restore()
     assert runner.learner.scheduler.last_epoch == NUM_BATCHES // 2
     runner.run()
     assert runner.learner.scheduler.last_epoch == NUM_BATCHES
@@ -249,4 +252,4 @@ def test_part_of_an_epoch_goes_on_with_the_same_batches_only(make_runner):
     with pytest.raises(Interrupted):
         first.run()
     with pytest.raises(UserError, match="within an epoch of 4 steps, which now has 1; go on with the same data"):
-        make_runner(limit_batches=1).restore(first.last_path)
+        make_runner(limit_batches=1).restore()

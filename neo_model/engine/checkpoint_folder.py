@@ -1,0 +1,133 @@
+"""The checkpoints of a run: the newest, those before it, and the best."""
+
+import errno
+import os
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+from neo_model.engine.checkpoint import NewerFormat, read_checkpoint, write_checkpoint
+from neo_model.utils import UserError
+from neo_model.utils.sealed_file import check_seal, temporary_prefix
+
+# What file systems without a second name for a file answer.
+NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
+
+
+class Newest(NamedTuple):
+    """The newest whole checkpoint: where it lies, what it holds, and what is wrong with those that are newer."""
+
+    path: Path
+    content: dict
+    passed_over: list[UserError]
+
+
+class CheckpointFolder:
+    """``last.pt``, ``step_<number>.pt`` before it, and ``best.pt`` in a run's folder ``checkpoints``.
+
+    Args:
+        run_dir: the run's folder.
+        keep: whole states to keep, ``last.pt`` among them.
+    """
+
+    def __init__(self, run_dir: Path, keep: int = 2) -> None:
+        self.folder, self.keep = run_dir / "checkpoints", keep
+        self.last, self.best = self.folder / "last.pt", self.folder / "best.pt"
+        self._step_of_last: int | None = None  # known once it is ours or was read, and so is whole
+        self._whole: dict[tuple[int, int, int], bool] = {}
+
+    def save_last(self, content: dict) -> None:
+        """Make ``content`` the newest state. The one before keeps its place under its step's name.
+
+        Raises:
+            UserError: the disk refuses; all states so far are still there.
+        """
+        step = content["progress"]["step"]
+        if self._step_of_last in (None, step):
+            write_checkpoint(self.last, content)
+        else:
+            write_checkpoint(self.last, content, before_replacing=self._name_last_after_its_step)
+        self._step_of_last = step
+        self._whole[_identity(self.last)] = True
+        self._remove_old()
+
+    def save_best(self, content: dict) -> None:
+        """Write the best weights.
+
+        Raises:
+            UserError: the disk refuses; the best so far are still there.
+        """
+        write_checkpoint(self.best, content)
+
+    def newest(self) -> Newest:
+        """The newest checkpoint that is as it was written.
+
+        Raises:
+            UserError: there is none, or it comes from a newer version of neo_model.
+        """
+        passed_over = []
+        for path in [self.last, *self._named_by_step()]:
+            try:
+                content = read_checkpoint(path)
+            except NewerFormat:
+                raise
+            except UserError as error:
+                passed_over.append(error)
+                continue
+            if path == self.last:
+                self._step_of_last = content["progress"]["step"]
+            return Newest(path, content, passed_over)
+        raise passed_over[0]
+
+    def is_empty(self) -> bool:
+        """Whether there is nothing to go on from, whole or not."""
+        return not self.last.exists() and not self._named_by_step()
+
+    def remove_temporaries(self) -> None:
+        """Remove what a process that was killed while saving has left; only one process may train in a folder."""
+        for path in (self.last, self.best):
+            for temporary in self.folder.glob(f"{temporary_prefix(path)}*.tmp"):
+                temporary.unlink(missing_ok=True)
+
+    def _named_by_step(self) -> list[Path]:
+        """Newest first."""
+        return sorted(self.folder.glob("step_*.pt"), reverse=True)
+
+    def _name_last_after_its_step(self) -> None:
+        """A second name, so that there is a ``last.pt`` at every moment."""
+        named = self.folder / f"step_{self._step_of_last:08d}.pt"
+        with suppress(FileNotFoundError):
+            os.unlink(named)
+        try:
+            os.link(self.last, named)
+        except FileNotFoundError:
+            pass  # somebody has removed last.pt
+        except OSError as error:
+            if error.errno not in NO_LINKS:
+                raise
+            os.replace(self.last, named)
+
+    def _remove_old(self) -> None:
+        """Remove all but the ``keep`` newest; what is damaged does not count, so that as many whole ones stay."""
+        whole = 1  # last.pt
+        for path in self._named_by_step():
+            with suppress(OSError):  # no reason to stop: the newest is safe
+                if whole >= self.keep:
+                    path.unlink()
+                else:
+                    whole += self._is_whole(path)
+
+    def _is_whole(self, path: Path) -> bool:
+        """Compare a file with its SHA-256, unless this process has and nobody wrote to it since."""
+        identity = _identity(path)
+        if identity not in self._whole:
+            try:
+                self._whole[identity] = check_seal(path) is not None
+            except UserError:
+                self._whole[identity] = False
+        return self._whole[identity]
+
+
+def _identity(path: Path) -> tuple[int, int, int]:
+    status = path.stat()
+    return status.st_ino, status.st_mtime_ns, status.st_size

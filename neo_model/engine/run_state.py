@@ -1,0 +1,64 @@
+"""Everything that decides how a run goes on, to and from plain containers and tensors."""
+
+from pathlib import Path
+
+from neo_model.engine.progress import Progress
+from neo_model.engine.training_loop import Learner
+from neo_model.utils import UserError
+from neo_model.utils.seeding import random_state, restore_random_state
+
+
+def weights_state(learner: Learner) -> dict:
+    """What evaluation needs of a learner."""
+    ema = learner.ema
+    return {
+        "model": learner.model.state_dict(),
+        "ema": None if ema is None else {"module": ema.module.state_dict(), "n_averaged": ema.n_averaged},
+    }
+
+
+def training_state(learner: Learner, steps_per_epoch: int) -> dict:
+    """What the next step needs beside the weights; the position in the epoch is in `Progress`."""
+    return {
+        "optimizer": learner.optimizer.state_dict(),
+        "scheduler": {"last_epoch": learner.scheduler.last_epoch, "steps_per_epoch": steps_per_epoch},
+        "scaler": learner.scaler.state_dict(),
+        "random": random_state(),
+    }
+
+
+def restore(path: Path, content: dict, learner: Learner, progress: Progress, steps_per_epoch: int) -> None:
+    """Put both states of a checkpoint back, and its progress.
+
+    Raises:
+        UserError: it holds weights only, or part of an epoch of another length.
+    """
+    if "optimizer" not in content:
+        raise UserError(str(path), "holds weights only", "resume from the run's folder, which has last.pt")
+    learner.model.load_state_dict(content["model"])
+    if learner.ema is not None and content["ema"] is not None:
+        learner.ema.module.load_state_dict(content["ema"]["module"])
+        learner.ema.n_averaged.copy_(content["ema"]["n_averaged"])
+    learner.optimizer.load_state_dict(content["optimizer"])
+    learner.scaler.load_state_dict(content["scaler"])
+    progress.__dict__.update(content["progress"])
+    _restore_schedule(path, content["scheduler"], learner, progress, steps_per_epoch)
+    restore_random_state(content["random"])
+
+
+def _restore_schedule(
+    path: Path, saved: dict[str, int], learner: Learner, progress: Progress, steps_per_epoch: int
+) -> None:
+    """Take the schedule up where it was: its factor is a pure function of the step and of this run's length."""
+    scheduler = learner.scheduler
+    scheduler.last_epoch = saved["last_epoch"]
+    if saved["steps_per_epoch"] != steps_per_epoch:
+        if progress.batch:
+            cause = f"stopped within an epoch of {saved['steps_per_epoch']} steps, which now has {steps_per_epoch}"
+            raise UserError(str(path), cause, "go on with the same data and batches")
+        # Another batch size: as many epochs are behind the schedule, however many steps they took.
+        scheduler.last_epoch = progress.epoch * steps_per_epoch
+    for group, base, factor in zip(
+        learner.optimizer.param_groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True
+    ):
+        group["lr"] = base * factor(scheduler.last_epoch)
