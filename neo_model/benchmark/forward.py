@@ -1,16 +1,21 @@
-"""Inference of RT-DETR R18, one image at a time: ours beside ``transformers``' model of the same configuration."""
+"""Inference of RT-DETR R18, one image at a time, beside ``transformers``' model of the same configuration.
+
+Ours is the form that evaluation and prediction use: norms folded into convolutions, weights in the precision of
+autocast. Both models are channels-last. --compile adds both through torch.compile with constant weights.
+"""
 
 import argparse
 from collections.abc import Callable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from neo_model.benchmark.ceiling import matmul_rate
 from neo_model.benchmark.measure import Timing, interleaved
 from neo_model.benchmark.subjects import our_model, peer_model, random_batch, size_argument
 from neo_model.benchmark.table import Report, Row, Table
+from neo_model.engine.evaluation_loop import inference_form
 from neo_model.engine.hardware import PRECISIONS, Hardware
 
 PEER = "transformers"
@@ -29,42 +34,49 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch", type=int, default=1, help="images (1)")
     parser.add_argument("--precision", choices=("fp32", "bf16", "fp16"), default="bf16", help="of autocast (bf16)")
     parser.add_argument("--depth", type=int, choices=(18, 50), default=18, help="of the backbone (18)")
+    parser.add_argument("--compile", action="store_true", help="both models compiled as well; takes a minute a size")
 
 
 def run(arguments: argparse.Namespace) -> Report:
     """Measure every size."""
     hardware = Hardware(device=arguments.device, precision=arguments.precision, tf32=arguments.device == "cuda")
     hardware.set_backends()
-    ours = hardware.place_model(our_model(arguments.depth)).eval()
-    peer = hardware.place_model(peer_model(arguments.depth)).eval()
-    tables = [_table(ours, peer, size, hardware, arguments) for size in arguments.size]
-    return Report("forward", tables, ["Weights are random: the same work, no detections. Both are channels-last."])
+    models = {
+        "ours": inference_form(our_model(arguments.depth), hardware),
+        PEER: hardware.place_model(peer_model(arguments.depth)).eval(),
+    }
+    tables = [_table(models, size, hardware, arguments) for size in arguments.size]
+    return Report("forward", tables, ["Weights are random: the same work, no detections."])
 
 
 def _table(
-    ours: nn.Module, peer: nn.Module, size: tuple[int, int], hardware: Hardware, arguments: argparse.Namespace
+    models: dict[str, nn.Module], size: tuple[int, int], hardware: Hardware, arguments: argparse.Namespace
 ) -> Table:
-    """Both models and the floor at one size."""
+    """All forms and the floor at one size."""
     height, width = size
-    images = random_batch(height, width, num_images=arguments.batch, num_boxes=0).images
-    images = hardware.place(images)
-
-    def inferring(model: nn.Module) -> Callable[[], object]:
-        def infer() -> object:
-            with torch.inference_mode(), hardware.autocast():
-                return model(images)
-
-        return infer
-
-    candidates = {"ours": inferring(ours), PEER: inferring(peer)}
+    images = hardware.place(random_batch(height, width, num_images=arguments.batch, num_boxes=0).images)
+    candidates = {name: _inferring(model, images, hardware) for name, model in models.items()}
+    if arguments.compile:
+        for name, model in models.items():
+            # Freezing lets the compiler lay out the weights once, as an inference engine does.
+            compiled = torch.compile(model, dynamic=False, options={"freezing": True})
+            candidates[f"{name}, compiled"] = _inferring(compiled, images, hardware)
     timings = interleaved(
         candidates, rounds=arguments.rounds, warmup=arguments.warmup, device=hardware.device.type
     )
     with FlopCounterMode(display=False) as counter:
-        inferring(ours)()
+        candidates["ours"]()
     operations = counter.get_total_flops()
     rate = matmul_rate(PRECISIONS[arguments.precision] or torch.float32, hardware.device)
     floor = Timing(tuple(operations / sample for sample in rate))
     rows = [Row(name, timing, "ms") for name, timing in timings.items()]
     rows.append(Row("arithmetic floor", floor, "ms", note=f"{operations / 1e9:.0f} GFLOP at a matrix product's rate"))
     return Table(f"R{arguments.depth} {width}x{height}, batch {arguments.batch}, {arguments.precision}", rows, PEER)
+
+
+def _inferring(model: Callable[[Tensor], object], images: Tensor, hardware: Hardware) -> Callable[[], object]:
+    def infer() -> object:
+        with torch.inference_mode(), hardware.autocast():
+            return model(images)
+
+    return infer
