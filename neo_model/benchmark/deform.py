@@ -97,7 +97,7 @@ def projecting_first(form: Form) -> Form:
     """The same in the plain order."""
 
     def projected() -> Tensor:
-        with mock.patch.object(deformable, "MIX_FIRST_FROM", math.inf):
+        with mock.patch.object(deformable, "mixing_first_pays", return_value=False):
             return form.call()
 
     return Form(projected, form.leaves)

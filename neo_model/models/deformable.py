@@ -14,10 +14,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from neo_model.models.layers import rounds_as_published
 from neo_model.models.token_mixing import mix_tokens
 
-# Tokens for each query from which mixing first is the faster order; measured on a CPU with 300 and 500 queries.
-MIX_FIRST_FROM = 12
+# Tokens for each query from which mixing first is the faster order; measured on a CPU with 60 to 500 queries.
+MIX_FIRST_FROM = 4
+# Where a layer rounds as published it has to gain more: 4.2 tokens a query gain 1.5 times, 17 gain 2 times.
+MIX_FIRST_FROM_AS_PUBLISHED = 16
 
 
 @dataclass(frozen=True)
@@ -107,7 +110,8 @@ def mixing_first_pays(memory: Tokens, num_queries: int) -> bool:
     """Whether there are so many more tokens than queries; torch has no gradient of it for bfloat16 on a GPU."""
     if memory.rows_ND.is_cuda and memory.rows_ND.dtype == torch.bfloat16 and memory.rows_ND.requires_grad:
         return False
-    return sum(memory.counts) >= MIX_FIRST_FROM * num_queries
+    least = MIX_FIRST_FROM_AS_PUBLISHED if rounds_as_published(memory.rows_ND) else MIX_FIRST_FROM
+    return sum(memory.counts) >= least * num_queries
 
 
 def project_then_mix(value_proj: nn.Linear, memory: Tokens, locations_BQMLP2: Tensor, weights_BQMLP: Tensor) -> Tensor:
@@ -135,35 +139,53 @@ def mix_then_project(value_proj: nn.Linear, memory: Tokens, locations_BQMLP2: Te
     The sum of w runs over the corners that lie inside the maps: outside, a value is zero and not the bias.
     """
     B, Q, M, _, _, _ = locations_BQMLP2.shape
-    index, share = corners(memory, locations_BQMLP2, weights_BQMLP)
-    mixed_BQMD = mix_tokens(memory.rows_ND, index, share.to(memory.rows_ND.dtype)).view(B, Q, M, -1)
-    weight_MKD = value_proj.weight.view(M, -1, mixed_BQMD.shape[-1])
-    heads_BQMK = torch.einsum("bqmd,mkd->bqmk", mixed_BQMD, weight_MKD.to(mixed_BQMD.dtype))
-    mass_BQM1 = share.view(B, Q, M, -1).sum(-1, keepdim=True)
-    return (heads_BQMK + (mass_BQM1 * value_proj.bias.view(M, -1)).to(heads_BQMK.dtype)).flatten(2)
+    # Head by head from here on: each head's mixtures, and their gradients, are a matrix of their own to multiply.
+    locations_MBQLP2 = locations_BQMLP2.permute(2, 0, 1, 3, 4, 5).contiguous()
+    index, share = corners(memory, locations_MBQLP2, weights_BQMLP.permute(2, 0, 1, 3, 4).contiguous())
+    mixed = mix_tokens(memory.rows_ND, index, share.to(memory.rows_ND.dtype)).view(M, B * Q, -1)
+    weight_MDK = value_proj.weight.view(M, -1, mixed.shape[-1]).transpose(1, 2)
+    heads = mixed @ weight_MDK.to(mixed.dtype)
+    mass = share.sum(-1).view(M, B * Q, 1)
+    heads = heads + (mass * value_proj.bias.view(M, 1, -1)).to(heads.dtype)
+    return heads.transpose(0, 1).reshape(B, Q, -1)
 
 
-def corners(memory: Tokens, locations_BQMLP2: Tensor, weights_BQMLP: Tensor) -> tuple[Tensor, Tensor]:
+def corners(memory: Tokens, locations_MBQLP2: Tensor, weights_MBQLP: Tensor) -> tuple[Tensor, Tensor]:
     """The four tokens around every point, and how much each of them counts.
 
     Returns:
-        rows of ``memory`` int32 [B * Q * M, L * P * 4], and bilinear share times weight, float32 of the same shape;
+        rows of ``memory`` int32 [M * B * Q, 4 * L * P], and bilinear share times weight, float32 of the same shape;
         a corner outside its map is row 0 with share 0.
     """
-    B, Q, M, _, _, _ = locations_BQMLP2.shape
-    device = locations_BQMLP2.device
-    size_L12 = torch.tensor([[[w, h]] for h, w in memory.sizes], dtype=torch.float32).to(device, non_blocking=True)
+    device = locations_MBQLP2.device
+    sizes_L2 = torch.tensor([(w, h) for h, w in memory.sizes], dtype=torch.float32).to(device, non_blocking=True)
     first_BL = memory.first_rows().to(device, torch.int32, non_blocking=True)
-    position = locations_BQMLP2 * size_L12 - 0.5  # in pixels from the centre of the first one
+    (column, share_x), (line, share_y) = (
+        _neighbours(position, size_L[:, None]) for position, size_L in zip(locations_MBQLP2.unbind(-1), sizes_L2.T)
+    )
+    first_of_line = line * sizes_L2[:, :1].to(torch.int32) + first_BL[:, None, :, None]
+    row = first_of_line[:, None] + column
+    share = share_y[:, None] * (share_x * weights_MBQLP)
+    # The four corners come first until here, [2, 2, M, B, Q, L, P]: on a CPU, operations on rows of two are slow.
+    return tuple(x.flatten(5).flatten(2, 4).permute(2, 0, 1, 3).flatten(1) for x in (row, share))
+
+
+def _neighbours(location: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
+    """The two pixels beside a point along one axis.
+
+    Args:
+        location: float32, in 0..1.
+        size: pixels along the axis, of each level.
+
+    Returns:
+        pixels int32 [2, ...] and their shares float32 [2, ...]; both 0 for a pixel outside the map.
+    """
+    position = location * size - 0.5  # in pixels from the centre of the first one
     with torch.no_grad():
         low = position.floor()
-        corner_xy = torch.stack((low, low + 1), dim=-1)
-        inside_xy = (corner_xy >= 0) & (corner_xy < size_L12[..., None])
-        # Also where a position is NaN: the row exists, and the NaN comes through in the share.
-        x, y = corner_xy.masked_fill_(~inside_xy, 0).to(torch.int32).unbind(-2)
-        width_L1 = size_L12[..., 0].to(torch.int32)
-        row = (y * width_L1[..., None] + first_BL[:, None, None, :, None, None])[..., None] + x[..., None, :]
+        pixel = torch.stack((low, low + 1))
+        inside = (pixel >= 0) & (pixel < size)
+        # Also where a position is NaN: the pixel exists, and the NaN comes through in the share.
+        pixel = pixel.masked_fill_(~inside, 0).to(torch.int32)
     part = position - low
-    share_x, share_y = (torch.stack((1 - part, part), dim=-1) * inside_xy).unbind(-2)
-    share = share_y[..., None] * (share_x * weights_BQMLP[..., None])[..., None, :]
-    return row.view(B * Q * M, -1), share.view(B * Q * M, -1)
+    return pixel, torch.stack((1 - part, part)) * inside

@@ -1,5 +1,7 @@
 """Weighted sums of a few rows of a large matrix, with a gradient that is as fast as the sum itself."""
 
+import warnings
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -51,11 +53,15 @@ def _scattered(grad_KD: Tensor, index_KT: Tensor, share_KT: Tensor, num_rows: in
 
 
 def _inner_products(rows_ND: Tensor, index_KT: Tensor, grad_KD: Tensor) -> Tensor:
-    """``rows[index[k, t]]`` times ``grad[k]`` -> [K, T]; torch's gradient of `embedding_bag` for its weights."""
+    """``rows[index[k, t]]`` times ``grad[k]`` -> [K, T], as the wanted entries of the product ``grad @ rows.T``."""
     K, T = index_KT.shape
-    offsets = torch.arange(0, K * T, T, dtype=index_KT.dtype)
-    mixture = torch.arange(K, dtype=index_KT.dtype).repeat_interleave(T)
-    products = torch.ops.aten._embedding_bag_per_sample_weights_backward(
-        grad_KD, rows_ND, index_KT.flatten(), offsets, mixture, 0
-    )
-    return products.view(K, T)
+    # torch samples no product of bfloat16 matrices; converting them costs less than what is gained.
+    dtype = torch.promote_types(rows_ND.dtype, torch.float32)
+    first_entry = torch.arange(0, K * T + 1, T, dtype=index_KT.dtype)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
+        wanted = torch.sparse_csr_tensor(
+            first_entry, index_KT.flatten(), torch.zeros(K * T, dtype=dtype), (K, len(rows_ND)), check_invariants=False
+        )
+    products = torch.sparse.sampled_addmm(wanted, grad_KD.to(dtype), rows_ND.to(dtype).T, beta=0)
+    return products.values().view(K, T).to(rows_ND.dtype)

@@ -28,7 +28,7 @@ def test_every_column_is_found_again_in_either_precision(mix, dtype):
 
 def outcome(mix_first: bool, attention, query, reference, memory, monkeypatch) -> list[torch.Tensor]:
     """Output and the gradients of a weighted sum of it for everything that takes one."""
-    monkeypatch.setattr(deformable, "MIX_FIRST_FROM", 0 if mix_first else 10**9)
+    monkeypatch.setattr(deformable, "mixing_first_pays", lambda *_: mix_first)
     query, rows, reference = (x.clone().requires_grad_() for x in (query, memory.rows_ND, reference))
     attention.zero_grad()
     mixed = attention(query, reference, Tokens(rows, memory.batch_size, memory.sizes))
