@@ -11,6 +11,7 @@ from neo_model.data.image_files import check_images
 from neo_model.data.loader import EvaluationLoader, TrainLoader
 from neo_model.data.resolution import Resolution
 from neo_model.data.transforms import Augmentation, Fit
+from neo_model.data.workers import LoaderKind
 from neo_model.utils import UserError
 from neo_model.utils.files import check_present
 
@@ -29,6 +30,7 @@ class DetectionData:
         augment: what training does to its samples.
         fit: "letterbox" keeps shapes and adds black borders; "stretch" fills the input.
         fetch_hint: the command that fetches missing files, for the error message.
+        loader: whether batches are made by worker processes or by threads.
     """
 
     def __init__(
@@ -43,12 +45,14 @@ class DetectionData:
         augment: Augmentation,
         fit: Fit = "letterbox",
         fetch_hint: str | None = None,
+        loader: LoaderKind = "process",
     ) -> None:
         self.name = name
         self.train_images, self.train_annotations = Path(train_images), Path(train_annotations)
         self.val_images, self.val_annotations = Path(val_images), Path(val_annotations)
         self.resolution, self.augment, self.fit = resolution, augment, fit
         self.fetch_hint = fetch_hint
+        self.loader = loader
 
     def prepare(self, *, training: bool = True) -> None:
         """Check that the folders and files exist, without reading them.
@@ -137,6 +141,7 @@ class DetectionData:
             workers=workers,
             prefetch=prefetch,
             pin_memory=pin_memory,
+            kind=self.loader,
             seed=seed,
         )
 
@@ -157,6 +162,7 @@ class DetectionData:
             workers=workers,
             prefetch=prefetch,
             pin_memory=pin_memory,
+            kind=self.loader,
             limit=limit,
         )
 

@@ -13,6 +13,7 @@ from neo_model.data.detection import DetectionData
 from neo_model.data.resolution import Resolution
 from neo_model.data.scenes import GENERATOR_VERSION, write_scenes
 from neo_model.data.transforms import Augmentation, Fit
+from neo_model.data.workers import LoaderKind
 from neo_model.utils import NonNegativeInt, PositiveInt, UserError
 
 _STAMP = "stamp.json"
@@ -26,7 +27,7 @@ class ShapesData(DetectionData):
         num_train, num_val: number of images.
         seed: which pictures are drawn; validation pictures differ from the training ones at every seed.
         resolution: its width and height are also the size of the pictures.
-        augment, fit: see ``DetectionData``.
+        augment, fit, loader: see ``DetectionData``.
     """
 
     def __init__(
@@ -39,6 +40,7 @@ class ShapesData(DetectionData):
         resolution: Resolution,
         augment: Augmentation,
         fit: Fit = "letterbox",
+        loader: LoaderKind = "process",
     ) -> None:
         width, height = resolution.width, resolution.height
         self.folder = Path(root) / f"{width}x{height}-seed{seed}-{num_train}+{num_val}"
@@ -53,6 +55,7 @@ class ShapesData(DetectionData):
             resolution=resolution,
             augment=augment,
             fit=fit,
+            loader=loader,
         )
 
     def prepare(self, *, training: bool = True) -> None:

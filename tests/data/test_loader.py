@@ -1,6 +1,7 @@
 import multiprocessing
 import os
 import signal
+import threading
 
 import numpy as np
 import pytest
@@ -17,14 +18,19 @@ def make_loader(make_data):
     """Builds a ``TrainLoader`` of the seven small images and closes it in the end."""
     loaders = []
 
-    def make(augment=None, resolution=None, **options):
+    def make(augment=None, resolution=None, kind="process", **options):
         defaults = {"batch_size": 2, "workers": 0, "prefetch": 2, "pin_memory": False, "seed": 0}
-        loaders.append(make_data(augment, resolution).train_loader(**{**defaults, **options}))
+        data = make_data(augment, resolution, loader=kind)
+        loaders.append(data.train_loader(**{**defaults, **options}))
         return loaders[-1]
 
     yield make
     for loader in loaders:
         loader.close()
+
+
+def number_of_workers():
+    return len(multiprocessing.active_children()) + sum("loader" in thread.name for thread in threading.enumerate())
 
 
 def image_ids(batches):
@@ -64,9 +70,9 @@ def test_boxes_come_back_to_the_file_through_the_affine(make_loader):
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create 8 worker")
-@pytest.mark.parametrize("workers", [2, 8])
-def test_samples_are_the_same_with_any_number_of_workers(make_loader, workers):
-    alone, together = (make_loader(EVERYTHING, SCALES, workers=number) for number in (0, workers))
+@pytest.mark.parametrize(("workers", "kind"), [(2, "process"), (8, "process"), (2, "thread"), (8, "thread")])
+def test_samples_are_the_same_with_any_number_of_workers(make_loader, workers, kind):
+    alone, together = make_loader(EVERYTHING, SCALES), make_loader(EVERYTHING, SCALES, workers=workers, kind=kind)
     for epoch in (0, 1):
         assert_same_batches(alone.epoch(epoch), together.epoch(epoch))
 
@@ -113,9 +119,9 @@ def test_starting_later_gives_the_rest_of_the_same_epoch(make_loader, workers, s
     assert_same_batches(loader.epoch(1, start_batch=start), whole[start:])
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_memory_of_batches_is_used_again_and_channels_lie_together(make_loader, workers):
-    loader = make_loader(workers=workers, batch_size=1)
+@pytest.mark.parametrize(("workers", "kind"), [(0, "process"), (2, "process"), (2, "thread")])
+def test_memory_of_batches_is_used_again_and_channels_lie_together(make_loader, workers, kind):
+    loader = make_loader(workers=workers, kind=kind, batch_size=1)
     addresses = set()
     for epoch in range(4):
         for images, _ in loader.epoch(epoch):
@@ -124,9 +130,9 @@ def test_memory_of_batches_is_used_again_and_channels_lie_together(make_loader, 
     assert len(addresses) <= 2 * workers + 2 < 4 * len(loader)
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_an_epoch_left_early_does_not_leak_into_the_next(make_loader, workers):
-    loader, twin = make_loader(EVERYTHING, workers=workers), make_loader(EVERYTHING)
+@pytest.mark.parametrize(("workers", "kind"), [(0, "process"), (2, "process"), (2, "thread")])
+def test_an_epoch_left_early_does_not_leak_into_the_next(make_loader, workers, kind):
+    loader, twin = make_loader(EVERYTHING, workers=workers, kind=kind), make_loader(EVERYTHING)
     next(loader.epoch(0))
     assert_same_batches(loader.epoch(1), twin.epoch(1))
 
@@ -154,26 +160,27 @@ def test_the_global_generators_are_left_alone(make_loader):
     assert (torch.rand(1), np.random.rand()) == expected
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_a_broken_file_is_named_and_loading_can_be_closed(make_loader, root, workers):
-    loader = make_loader(workers=workers)
+@pytest.mark.parametrize(("workers", "kind"), [(0, "process"), (2, "process"), (2, "thread")])
+def test_a_broken_file_is_named_and_loading_can_be_closed(make_loader, root, workers, kind):
+    loader = make_loader(workers=workers, kind=kind)
     (root / "images" / "3.jpg").write_bytes(b"<html>not here</html>")
-    before = len(multiprocessing.active_children())
+    before = number_of_workers()
     with pytest.raises(UserError, match="3.jpg: is not an image") as caught:
         for epoch in range(5):
             list(loader.epoch(epoch))
     loader.close()
-    assert len(multiprocessing.active_children()) == before and caught.tb  # though the traceback is still alive
+    assert number_of_workers() == before and caught.tb  # though the traceback is still alive
 
 
-def test_close_ends_the_workers_and_a_new_epoch_starts_others(make_loader):
-    loader = make_loader(workers=2)
-    before = len(multiprocessing.active_children())
+@pytest.mark.parametrize("kind", ["process", "thread"])
+def test_close_ends_the_workers_and_a_new_epoch_starts_others(make_loader, kind):
+    loader = make_loader(workers=2, kind=kind)
+    before = number_of_workers()
     running = loader.epoch(0)
     next(running)
-    assert len(multiprocessing.active_children()) == before + 2
+    assert number_of_workers() == before + 2
     loader.close()
-    assert len(multiprocessing.active_children()) == before
+    assert number_of_workers() == before
     assert len(list(loader.epoch(0))) == 3
 
 
