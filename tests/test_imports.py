@@ -23,6 +23,7 @@ MAY_IMPORT = {
     "deploy": BASE | MIDDLE | {"evaluation", "engine"},
     "benchmark": BASE | MIDDLE | {"evaluation", "engine", "deploy"},
     "config": BASE | MIDDLE | {"evaluation", "engine", "deploy"},
+    "testing": BASE | MIDDLE | {"evaluation", "engine", "config"},
 }
 # Entry points: they read a configuration, and import what reads it inside the function that needs it.
 ENTRY_POINTS = {"data/prepare.py", "deploy/predict.py"}
