@@ -1,0 +1,135 @@
+"""Ask a small real training to stop at random moments, as terminals and schedulers do, and go on with it.
+
+SIGTERM or SIGINT goes to the whole process group in warm-up, accumulation, evaluation, while saving and within a
+sweep. Each time the process must save, say so by its exit code (143 or 130), and be gone soon with all that it started;
+the newest checkpoint must hold every step that was done. Every finished run must have, bit for bit, the state and the
+figures of a run that nobody stopped.
+"""
+
+import argparse
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from neo_model.engine.checkpoint_folder import CheckpointFolder
+from neo_model.testing.small_training import Reference, Start, figures
+
+WORKERS = (0, 1, 2)
+SWEEP = ["-m", "seed=0,1"]
+SWEEP_SHARE = 0.2  # of the starts
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+GRACE = 2.0  # seconds beside the unit of work in progress: a step, a batch of an evaluation, a checkpoint
+LONGEST_WAIT = 120.0
+
+
+@dataclass
+class Outcome:
+    """What a loop has seen.
+
+    Attributes:
+        signals: starts that were signalled.
+        saved: of them, those that were training and ended with a checkpoint.
+        sweeps: of the saved, those in a sweep.
+        slowest: seconds from a signal to the end of the process.
+        runs: finished runs.
+        failures: whatever should not have been.
+    """
+
+    signals: int = 0
+    saved: int = 0
+    sweeps: int = 0
+    slowest: float = 0.0
+    runs: int = 0
+    failures: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        text = (
+            f"{self.signals} signals: {self.saved} with a checkpoint ({self.sweeps} in sweeps), the others before the "
+            f"first step or after the last; gone after {self.slowest:.2f} s at most; {self.runs} finished runs"
+        )
+        if self.failures:
+            return text + "; ".join(["", *self.failures])
+        return text + ", equal to the unbroken one in all their state and figures"
+
+
+def signal_loop(folder: Path, signals: int, seed: int) -> Outcome:
+    """Send ``signals`` signals.
+
+    Args:
+        folder: an empty one.
+        signals: how often.
+        seed: of the moments and numbers of workers.
+    """
+    generator, outcome, reference = random.Random(seed), Outcome(), Reference(folder)
+    run_dir = folder / "run"
+    while (outcome.signals < signals or run_dir.exists()) and not outcome.failures:
+        is_sweep = outcome.signals < signals and generator.random() < SWEEP_SHARE
+        arguments = [*SWEEP, f"hydra.sweep.dir={folder / f'sweep_{outcome.signals}'}"] if is_sweep else []
+        start = Start(folder, run_dir, workers=generator.choice(WORKERS), arguments=arguments)
+        moment = generator.uniform(0.0, reference.seconds)
+        if outcome.signals >= signals or start.wait(moment):
+            if not start.wait(LONGEST_WAIT) or start.exit_code != 0:
+                raise RuntimeError(f"exit code {start.exit_code}:\n{start.output.read_text()}")
+        else:
+            run_dirs = list(folder.glob(f"sweep_{outcome.signals}/*/")) if is_sweep else [run_dir]
+            _stop(start, generator.choice(SIGNALS), run_dirs, outcome)
+            outcome.sweeps += is_sweep and start.exit_code > 0
+            continue
+        if not is_sweep:
+            outcome.failures += [f"a finished run differs in {part}" for part in reference.differences(run_dir)]
+            outcome.runs += 1
+            shutil.rmtree(run_dir)
+    return outcome
+
+
+def _stop(start: Start, number: int, run_dirs: list[Path], outcome: Outcome) -> None:
+    """Signal a process, wait for its end, and look at what it leaves."""
+    began = time.monotonic()
+    start.send(number)
+    if not start.wait(LONGEST_WAIT):
+        raise RuntimeError(f"no end {LONGEST_WAIT:g} s after {signal.Signals(number).name}:\n{start.output.read_text()}")
+    seconds = time.monotonic() - began
+    outcome.signals += 1
+    outcome.slowest = max(outcome.slowest, seconds)
+    name = f"signal {outcome.signals} ({signal.Signals(number).name})"
+    if seconds > GRACE:
+        outcome.failures.append(f"{name}: {seconds:.1f} s until the end")
+    if left := start.processes():
+        outcome.failures.append(f"{name}: processes {left} are left over")
+    # Before it trains, and after, nothing is to be saved, and Python ends as it does by itself.
+    if start.exit_code not in (0, -number, 128 + number):
+        outcome.failures.append(f"{name}: exit code {start.exit_code}\n{start.output.read_text()}")
+    trained = [run_dir for run_dir in run_dirs if (run_dir / "metrics.jsonl").exists()]
+    if start.exit_code != 128 + number or not trained:
+        return
+    outcome.saved += 1
+    for run_dir in trained:
+        steps = [record["step"] for record in figures(run_dir)]
+        newest = CheckpointFolder(run_dir).newest()
+        if newest.passed_over or steps and newest.content["progress"]["step"] != steps[-1]:
+            saved = newest.content["progress"]["step"]
+            outcome.failures.append(f"{name}: {run_dir.name} did step {steps[-1]} and saved {saved}")
+
+
+def main() -> int:
+    """Read the command line, run, tell; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m neo_model.testing.signal_loop", description=__doc__)
+    parser.add_argument("--signals", type=int, default=20, help="how often (20)")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments (0)")
+    options = parser.parse_args()
+    torch.set_num_threads(1)  # a process with threads must not be forked
+    with tempfile.TemporaryDirectory() as folder:
+        outcome = signal_loop(Path(folder), options.signals, options.seed)
+    print(outcome)
+    return 1 if outcome.failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
