@@ -12,7 +12,7 @@ from neo_model.data.loader import EvaluationLoader, TrainLoader
 from neo_model.data.resolution import Resolution
 from neo_model.data.transforms import Augmentation, Fit
 from neo_model.data.workers import LoaderKind
-from neo_model.utils import UserError
+from neo_model.utils import Fraction, UserError
 from neo_model.utils.files import check_present
 
 # Objects that augmentation or a small input has shrunk below a pixel teach nothing.
@@ -31,6 +31,7 @@ class DetectionData:
         fit: "letterbox" keeps shapes and adds black borders; "stretch" fills the input.
         fetch_hint: the command that fetches missing files, for the error message.
         loader: whether batches are made by worker processes or by threads.
+        max_bad_fraction: training replaces damaged images by others, until more than this part of them is damaged.
     """
 
     def __init__(
@@ -46,13 +47,14 @@ class DetectionData:
         fit: Fit = "letterbox",
         fetch_hint: str | None = None,
         loader: LoaderKind = "process",
+        max_bad_fraction: Fraction = 0.01,
     ) -> None:
         self.name = name
         self.train_images, self.train_annotations = Path(train_images), Path(train_annotations)
         self.val_images, self.val_annotations = Path(val_images), Path(val_annotations)
         self.resolution, self.augment, self.fit = resolution, augment, fit
         self.fetch_hint = fetch_hint
-        self.loader = loader
+        self.loader, self.max_bad_fraction = loader, max_bad_fraction
 
     def prepare(self, *, training: bool = True) -> None:
         """Check that the folders and files exist, without reading them.
@@ -143,6 +145,7 @@ class DetectionData:
             pin_memory=pin_memory,
             kind=self.loader,
             seed=seed,
+            max_bad_fraction=self.max_bad_fraction,
         )
 
     def val_loader(

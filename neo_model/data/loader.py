@@ -12,6 +12,7 @@ import numpy as np
 from torch.utils.data import Sampler
 
 from neo_model.data.dataset import DetectionDataset, SampleRequest
+from neo_model.data.replacement import DamageCount
 from neo_model.data.resolution import Resolution
 from neo_model.data.workers import Batch, Batches, LoaderKind
 
@@ -57,6 +58,7 @@ class TrainLoader:
         prefetch: batches that each worker prepares ahead.
         pin_memory: put batches into page-locked memory, for fast copies to a GPU.
         seed: the run's seed.
+        max_bad_fraction: the part of the images that may be damaged; see ``DamageCount``.
     """
 
     def __init__(
@@ -70,17 +72,24 @@ class TrainLoader:
         pin_memory: bool,
         seed: int,
         kind: LoaderKind = "process",
+        max_bad_fraction: float = 0.0,
     ) -> None:
         self._order = TrainingOrder(dataset=dataset, batch_size=batch_size, resolution=resolution, seed=seed)
         self._dataset = dataset
+        self._damage = DamageCount(len(dataset), max_bad_fraction)
         self._options = {"kind": kind, "workers": workers, "prefetch": prefetch, "pin_memory": pin_memory}
-        self._options["largest_wh"] = max(resolution.train_sizes, key=math.prod)
+        self._options |= {"largest_wh": max(resolution.train_sizes, key=math.prod), "damage": self._damage}
         self._batches: Batches | None = None
         self._running: Iterator[Batch] | None = None
 
     def __len__(self) -> int:
         """Batches in an epoch."""
         return len(self._order)
+
+    @property
+    def num_bad_images(self) -> int:
+        """Damaged images met so far, in whose place others were loaded."""
+        return len(self._damage)
 
     def epoch(self, epoch: int, start_batch: int = 0) -> Iterator[Batch]:
         """The batches of an epoch from ``start_batch`` on; it ends an epoch that was not read to its end.
@@ -89,7 +98,7 @@ class TrainLoader:
             images uint8 [B, 3, H, W] and B targets (see ``DetectionDataset``).
 
         Raises:
-            UserError: while iterating, when an image cannot be used.
+            UserError: while iterating, when an image cannot be used, or too many are damaged.
         """
         self._stop_running()
         if self._batches is None:

@@ -14,7 +14,7 @@ from neo_model.data.resolution import Resolution
 from neo_model.data.scenes import GENERATOR_VERSION, write_scenes
 from neo_model.data.transforms import Augmentation, Fit
 from neo_model.data.workers import LoaderKind
-from neo_model.utils import NonNegativeInt, PositiveInt, UserError
+from neo_model.utils import Fraction, NonNegativeInt, PositiveInt, UserError
 
 _STAMP = "stamp.json"
 
@@ -27,7 +27,7 @@ class ShapesData(DetectionData):
         num_train, num_val: number of images.
         seed: which pictures are drawn; validation pictures differ from the training ones at every seed.
         resolution: its width and height are also the size of the pictures.
-        augment, fit, loader: see ``DetectionData``.
+        augment, fit, loader, max_bad_fraction: see ``DetectionData``.
     """
 
     def __init__(
@@ -41,6 +41,7 @@ class ShapesData(DetectionData):
         augment: Augmentation,
         fit: Fit = "letterbox",
         loader: LoaderKind = "process",
+        max_bad_fraction: Fraction = 0.01,
     ) -> None:
         width, height = resolution.width, resolution.height
         self.folder = Path(root) / f"{width}x{height}-seed{seed}-{num_train}+{num_val}"
@@ -56,6 +57,7 @@ class ShapesData(DetectionData):
             augment=augment,
             fit=fit,
             loader=loader,
+            max_bad_fraction=max_bad_fraction,
         )
 
     def prepare(self, *, training: bool = True) -> None:

@@ -14,6 +14,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from neo_model.data.buffers import KeptBuffers, KeptImages
 from neo_model.data.dataset import DetectionDataset, SampleRequest
+from neo_model.data.image_files import DamagedImage
+from neo_model.data.replacement import DamageCount, load_or_replace
 from neo_model.utils import UserError
 from neo_model.utils.memory import keep_freed_memory
 
@@ -33,6 +35,7 @@ class PackedBatch:
     boxes: torch.Tensor
     counts: list[int]
     others: list[dict]
+    damaged: list[DamagedImage]
 
     def pin_memory(self) -> "PackedBatch":
         """torch's hook for page-locked memory; without it the targets' tuples would come out as lists."""
@@ -49,7 +52,8 @@ class PackedBatch:
 def make_batch(dataset: DetectionDataset, requests: list[SampleRequest], images_NHWC: torch.Tensor) -> PackedBatch:
     """The samples of a batch, each image written where it will stay."""
     canvases = images_NHWC.numpy()
-    targets = [dataset.load(request, canvas) for request, canvas in zip(requests, canvases, strict=True)]
+    pairs = zip(requests, canvases, strict=True)
+    targets, damaged = zip(*(load_or_replace(dataset, request, canvas) for request, canvas in pairs), strict=True)
     tensors = ("labels", "boxes")
     return PackedBatch(
         images=images_NHWC.permute(0, 3, 1, 2),
@@ -57,6 +61,7 @@ def make_batch(dataset: DetectionDataset, requests: list[SampleRequest], images_
         boxes=torch.cat([target["boxes"] for target in targets]),
         counts=[len(target["labels"]) for target in targets],
         others=[{key: value for key, value in target.items() if key not in tensors} for target in targets],
+        damaged=sum(damaged, []),
     )
 
 
@@ -72,6 +77,7 @@ class Batches:
         pin_memory: put batches into page-locked memory, for fast copies to a GPU.
         persistent: whether processes live on from one iteration to the next.
         largest_wh: width and height in pixels of the largest images.
+        damage: counts the images that had to be replaced; needed where the requests have a seed.
     """
 
     def __init__(
@@ -85,7 +91,9 @@ class Batches:
         pin_memory: bool,
         persistent: bool,
         largest_wh: tuple[int, int],
+        damage: DamageCount | None = None,
     ) -> None:
+        self._damage = damage
         ahead = workers * prefetch
         num_bytes = order.batch_size * largest_wh[0] * largest_wh[1] * 3
         buffers = KeptBuffers(count=ahead + BATCHES_IN_USE, num_bytes=num_bytes)
@@ -100,14 +108,16 @@ class Batches:
             self._packed = _Threads(dataset, order, buffers, workers, ahead, pin_memory)
 
     def __iter__(self) -> Iterator[Batch]:
-        return _unpacked(iter(self._packed))
+        return _unpacked(iter(self._packed), self._damage)
 
 
-def _unpacked(packed_batches) -> Iterator[Batch]:
+def _unpacked(packed_batches, damage: DamageCount | None) -> Iterator[Batch]:
     try:
         for packed in packed_batches:
             if isinstance(packed, UserError):
                 raise packed
+            if packed.damaged:
+                damage.add(packed.damaged)
             batch = packed.unpack()
             del packed  # or its memory would be in use for as long as the next batch takes
             yield batch

@@ -46,5 +46,6 @@ class StepRecorder:
             "memory_gib": runner.hardware.memory_gib(),
         }
         self.images, self.since = 0, now
-        runner.record({f"train/{k}": v for k, v in values.items()} | {f"train/{k}": v for k, v in losses.items()})
+        bad_images = {"data/bad_images": runner.train_loader.num_bad_images}
+        runner.record({f"train/{k}": v for k, v in (values | losses).items()} | bad_images)
         self.line.advance(epoch=f"{progress.epoch + 1}/{runner.settings.epochs}", **values)

@@ -23,6 +23,8 @@ WIDTH, HEIGHT, NUM_BATCHES = 96, 64, 4
 class Batches:
     """In place of the loaders: one image a batch; a signal is raised before the batch ``signal_before``."""
 
+    num_bad_images = 0
+
     def __init__(self, signal_before: int | None = None) -> None:
         self.signal_before, self.closed = signal_before, False
 
@@ -185,6 +187,7 @@ def test_a_whole_run_evaluates_its_average_and_logs_every_term(make_runner, ema)
     assert 0 <= ap <= 1
     for term in ("loss", "loss_vfl", "loss_giou_aux_1", "loss_bbox_dn_1", "lr", "gradient_norm", "images_per_second"):
         assert list(records(runner, f"train/{term}")) == [1, 2, 3, 4]
+    assert set(records(runner, "data/bad_images").values()) == {0}
     total, without = records(runner, "train/loss")[1], records(runner, "train/loss_without_denoising")[1]
     assert total > without > records(runner, "train/loss_last_layer")[1] > 0
     assert (read_checkpoint(runner.checkpoints.best)["ema"] is None) == (ema == 0)

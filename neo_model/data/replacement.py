@@ -1,0 +1,84 @@
+"""Another image in the place of a damaged one, so that one bad file among many does not end a training run."""
+
+import logging
+from collections.abc import Iterator
+
+import numpy as np
+
+from neo_model.data.coco import first_of
+from neo_model.data.dataset import DetectionDataset, SampleRequest
+from neo_model.data.image_files import DamagedImage
+from neo_model.utils import UserError
+
+logger = logging.getLogger(__name__)
+
+# The third number of the seed; see `SAMPLE_STREAM`.
+REPLACEMENT_STREAM = 4
+MOST_REPLACEMENTS = 8
+
+
+def load_or_replace(
+    dataset: DetectionDataset, request: SampleRequest, canvas: np.ndarray
+) -> tuple[dict, list[DamagedImage]]:
+    """``dataset.load``, with another image where training meets a damaged one.
+
+    Which one depends on the request's seed, epoch and index, and so neither on the number of workers nor on what was
+    loaded before. A request without a seed is evaluation's, whose score must not change silently: its error is raised.
+
+    Returns:
+        the target, and the damaged images that were passed over (mostly none).
+
+    Raises:
+        DamagedImage: of an evaluation, or of a training set where ``MOST_REPLACEMENTS`` others are damaged as well.
+        UserError: as ``dataset.load``.
+    """
+    damaged = []
+    for candidate in _candidates(request, len(dataset)):
+        try:
+            return dataset.load(candidate, canvas), damaged
+        except DamagedImage as error:
+            damaged.append(error)
+    raise damaged[0]
+
+
+def _candidates(request: SampleRequest, num_images: int) -> Iterator[SampleRequest]:
+    yield request
+    if request.seed is None:
+        return
+    generator = np.random.default_rng([request.seed, request.epoch, REPLACEMENT_STREAM, request.index])
+    for index in generator.integers(num_images, size=MOST_REPLACEMENTS):
+        yield request._replace(index=int(index))
+
+
+class DamageCount:
+    """The damaged images that this process has heard of; each counts once, however often it is met.
+
+    Args:
+        num_images: images of the training set.
+        max_fraction: the part of them that may be damaged.
+    """
+
+    def __init__(self, num_images: int, max_fraction: float) -> None:
+        self.num_images, self.max_fraction = num_images, max_fraction
+        self._files: dict[str, None] = {}  # a set in order of discovery
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def add(self, damaged: list[DamagedImage]) -> None:
+        """Note and log images that were replaced.
+
+        Raises:
+            UserError: they are too many by now.
+        """
+        for error in damaged:
+            if error.where not in self._files:
+                self._files[error.where] = None
+                logger.warning("%s: %s; another image is trained on in its place", error.where, error.cause)
+        if len(self) > self.max_fraction * self.num_images:
+            cause = f"{len(self)} of {self.num_images} training images are damaged so far, more than the fraction "
+            raise UserError(
+                "data.max_bad_fraction",
+                f"{cause}{self.max_fraction:g}: {first_of(list(self._files))}",
+                "restore them, take them out of the annotations, or allow more",
+            )
