@@ -47,6 +47,7 @@ SUPPLIED = {"num_classes": "the number of classes comes from the annotations"}
 CHANGEABLE_ON_RESUME = (
     *("epochs", "hardware", "logger", "evaluation", "debug", "limit_batches", "log_every", "save_minutes", "keep"),
     *("data.root", "data.train_images", "data.train_annotations", "data.val_images", "data.val_annotations"),
+    "data.max_bad_fraction",
 )
 # These decide which images the batches of an epoch hold, so not while one is half done.
 FIXED_WITHIN_AN_EPOCH = ("hardware.batch_size", "hardware.accumulate", "limit_batches")

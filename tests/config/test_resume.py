@@ -158,7 +158,8 @@ def test_a_resumed_run_stays_the_same_training(command, run_of_a_step, tmp_path,
 def test_hardware_may_change_and_data_may_move_between_epochs(command, run_of_a_step, shapes_root, tmp_path):
     shutil.copytree(run_of_a_step, "run")
     shutil.copytree(shapes_root, "moved")
-    changes = ["limit_batches=null", "hardware.batch_size=2", "hardware.accumulate=2", "data.root=moved"]
+    changes = ["limit_batches=null", "hardware.batch_size=2", "hardware.accumulate=2"]
+    changes += ["data.root=moved", "data.max_bad_fraction=0.5"]
     outcome = command("train", "resume=run", "epochs=2", *changes)
     assert outcome.code == 0, outcome.err
     assert last("run")["config"]["hardware"]["batch_size"] == 2
