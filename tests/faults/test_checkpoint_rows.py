@@ -1,0 +1,142 @@
+"""Faults of checkpoints and of their disk, by their number in the table of the README."""
+
+import errno
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from neo_model.config.command_line import main
+from neo_model.engine.checkpoint import read_checkpoint
+from neo_model.engine.checkpoint_folder import CheckpointFolder
+from neo_model.engine.progress import StopRequest
+from neo_model.engine.step_recorder import StepRecorder
+from tests.config.conftest import command, one_thread, shapes_root, tiny  # noqa: F401
+from tests.config.test_resume import different, last, losses
+
+
+@pytest.fixture(scope="module")
+def steps(tiny) -> list[str]:  # noqa: F811
+    """A run of 3 steps an epoch, of two batches each, that records every one and saves after it."""
+    few = ["hardware.batch_size=2", "hardware.accumulate=2", "log_every=1", "save_minutes=0", "evaluation.every=2"]
+    return [*tiny, *few, "schedule=constant", "schedule.warmup_steps=3"]
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory, steps) -> Path:
+    """A run of two epochs without a break."""
+    run_dir = tmp_path_factory.mktemp("straight") / "run"
+    assert main("train", [*steps, "epochs=2", f"hydra.run.dir={run_dir}"]) == 0
+    return run_dir
+
+
+def flip(path: Path) -> None:
+    damaged = bytearray(path.read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    path.write_bytes(damaged)
+
+
+def test_row_31_a_flipped_bit_sends_the_run_back_to_the_checkpoint_before(command, straight):  # noqa: F811
+    shutil.copytree(straight, "run")
+    Path("run", "checkpoints", "best.pt").unlink()
+    flip(Path("run", "checkpoints", "last.pt"))
+    outcome = command("train", "resume=run")
+    assert outcome.code == 0, outcome.err
+    (line,) = [line for line in outcome.err.splitlines() if "is damaged" in line]
+    assert line.startswith("run/checkpoints/last.pt is damaged (its SHA-256 is ")
+    assert line.endswith("going on from run/checkpoints/step_00000005.pt")
+    # What was lost is done again, and is the same.
+    assert different(last(straight), last("run")) == []
+    assert losses(straight) == losses("run")
+    assert Path("run", "checkpoints", "best.pt").exists()
+
+
+def test_row_26_other_data_and_other_settings_are_shown(command, steps, straight):  # noqa: F811
+    shutil.copytree(straight, "run")
+    data = Path(read_checkpoint("run/checkpoints/last.pt")["config"]["data"]["root"])
+    shutil.copytree(data, "moved")
+    (annotations,) = Path("moved").glob("*/instances_train.json")
+    content = json.loads(annotations.read_text())
+    content["annotations"].pop()
+    annotations.write_text(json.dumps(content))
+    outcome = command("train", "resume=run", "data.root=moved", "epochs=3")
+    error = outcome.err.splitlines()[-1]
+    assert outcome.code == 2 and error.startswith("error: run/checkpoints/last.pt: was trained on other data: ")
+    assert "was trained on other data: its train annotations had 12 images and" in error
+    assert "go on with the same data" in error
+    automatic = [*steps, "epochs=2", "hydra.run.dir=run", "resume=auto"]
+    error = command("train", *automatic, "optim.lr=0.5").error
+    assert "optim.lr: is 0.001 in run, not 0.5; a resumed run may change epochs, hardware" in error
+    assert "all 2 epochs are done" in command("train", *automatic).err
+
+
+def test_row_27_a_newer_version_is_not_passed_over(command, straight, monkeypatch):  # noqa: F811
+    shutil.copytree(straight, "run")
+    monkeypatch.setattr("neo_model.engine.checkpoint.FORMAT", 1)
+    assert "run/checkpoints/last.pt: has format 2, newer than 1; update neo_model" in command("train", "resume=run").error
+
+
+@pytest.mark.slow
+def test_row_30_killed_at_random_moments_a_run_ends_as_if_it_had_not_been(tmp_path):
+    loop = [sys.executable, "-m", "neo_model.testing.kill_loop", "--kills", "5", "--folder", str(tmp_path)]
+    done = subprocess.run(loop, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0 and "equals the unbroken one" in done.stdout, done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_row_33_asked_to_stop_at_random_moments_a_run_saves_and_is_gone(tmp_path):
+    loop = [sys.executable, "-m", "neo_model.testing.signal_loop", "--signals", "4"]
+    done = subprocess.run(loop, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0 and "equal to the unbroken one" in done.stdout, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("operation", ["write", "replace"])
+def test_row_32_a_full_disk_ends_the_run_with_its_checkpoint_whole(command, straight, monkeypatch, operation):  # noqa: F811
+    shutil.copytree(straight, "run")
+    works = getattr(os, operation)
+
+    def fail(target, *others):
+        name = str(target) if operation == "replace" else os.readlink(f"/proc/self/fd/{target}")
+        if "checkpoints" in name:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return works(target, *others)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, operation, fail)
+        outcome = command("train", "resume=run", "epochs=3")
+    assert outcome.code == 2
+    assert outcome.err.splitlines()[-1].startswith("error: run/checkpoints/last.pt: cannot be written (No space left")
+    found = CheckpointFolder(Path("run")).newest()
+    assert found.path.name == "last.pt" and not found.passed_over and found.content["progress"]["step"] == 6
+    assert not list(Path("run", "checkpoints").glob(".*"))
+    assert command("train", "resume=run", "epochs=3").code == 0
+
+
+def test_row_30_workers_may_change_at_each_resume(command, steps, straight, monkeypatch):  # noqa: F811
+    record, stops = StepRecorder.__call__, []
+    monkeypatch.setattr(StopRequest, "__init__", _remember(StopRequest.__init__, stops))
+
+    def record_and_stop(recorder, report):
+        record(recorder, report)
+        stops[-1].signal_number = 15
+
+    for workers in (0, 1, 4, 2):
+        with monkeypatch.context() as patch:
+            patch.setattr(StepRecorder, "__call__", record_and_stop)
+            arguments = [*steps, f"hardware.workers={workers}", "epochs=2", "hydra.run.dir=run", "resume=auto"]
+            assert command("train", *arguments).code == 143
+    assert command("train", *steps, "hardware.workers=1", "epochs=2", "hydra.run.dir=run", "resume=auto").code == 0
+    assert different(last(straight), last("run")) == []
+    assert losses(straight) == losses("run")
+
+
+def _remember(initialise, made: list):
+    def initialise_and_remember(self):
+        initialise(self)
+        made.append(self)
+
+    return initialise_and_remember
