@@ -1,21 +1,28 @@
-"""The command ``python -m neo_model.benchmark NAME [options]``."""
+"""The command ``python -m neo_model.benchmark NAME [options]``.
+
+Each prints tables of ours, the peers and what the machine itself can do: median, minimum and maximum of samples taken
+in turns, and the ratio to a peer.
+"""
+
+from __future__ import annotations
 
 import argparse
 import sys
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
-import torch
-
-from neo_model.benchmark.table import Report
 from neo_model.utils import UserError
+
+if TYPE_CHECKING:
+    from neo_model.benchmark.table import Report
 
 USER_ERROR = 2
 # NAME: its module and what it measures. Each is imported only when asked for: a peer that is not installed breaks
 # its own benchmark alone.
 BENCHMARKS = {
+    "startup": ("startup", "from the command train.py to the first optimizer step"),
     "step": ("step", "training step of RT-DETR R18 beside transformers"),
     "forward": ("forward", "inference of RT-DETR R18 beside transformers"),
     "memory": ("memory", "memory, traffic and operations of an R50 training step at 1920x1080"),
@@ -48,7 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m neo_model.benchmark",
-        description=__doc__,
+        description=__doc__.partition("\n\n")[2],
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="\n".join(f"  {name:8s} {what}" for name, (_, what) in BENCHMARKS.items())
         + "\n\nNAME --help lists a benchmark's own options.",
@@ -58,7 +65,11 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _parser_of(name: str, benchmark: ModuleType) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog=f"python -m neo_model.benchmark {name}", description=benchmark.__doc__)
+    parser = argparse.ArgumentParser(
+        prog=f"python -m neo_model.benchmark {name}",
+        description=benchmark.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--rounds", type=int, default=5, help="samples of each candidate (5)")
     parser.add_argument("--warmup", type=int, default=1, help="calls before them, not timed (1)")
     parser.add_argument("--threads", type=int, help="of torch (as many as it takes by itself)")
@@ -77,6 +88,8 @@ def _load(name: str) -> ModuleType:
 
 def _run(name: str, benchmark: ModuleType, options: argparse.Namespace) -> Report:
     if options.threads is not None:
+        import torch
+
         torch.set_num_threads(options.threads)
     try:
         report = benchmark.run(options)

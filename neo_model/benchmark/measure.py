@@ -1,13 +1,17 @@
 """Timings that can be compared: candidates take turns, and a sample that other processes disturbed is taken again."""
 
+import functools
 import os
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
+
+Result = TypeVar("Result")
 
 SAMPLE_SECONDS = 0.2  # a call shorter than this is repeated within a sample
 MOST_RETAKES = 4  # of one sample; then the least disturbed is kept
@@ -71,19 +75,33 @@ def interleaved(
     retakes, disturbed = dict.fromkeys(candidates, 0), dict.fromkeys(candidates, 0)
     for _ in range(rounds):
         for name, call in candidates.items():
-            attempts = []
-            while len(attempts) <= MOST_RETAKES:
-                attempts.append(_sample(call, calls[name], wait, foreign_seconds))
-                seconds, foreign = attempts[-1]
-                if foreign <= max(TOLERATED_SECONDS, TOLERATED_SHARE * seconds):
-                    break
-                time.sleep(PAUSE_SECONDS)
-            else:
-                disturbed[name] += 1
-                seconds, _ = min(attempts, key=lambda attempt: attempt[1])
-            retakes[name] += len(attempts) - 1
+            repeat = functools.partial(_elapsed, call, calls[name], wait)
+            seconds, retaken, still_disturbed = undisturbed(repeat, foreign_seconds)
+            retakes[name] += retaken
+            disturbed[name] += still_disturbed
             samples[name].append(seconds / calls[name])
     return {name: Timing(tuple(samples[name]), retakes[name], disturbed[name]) for name in candidates}
+
+
+def undisturbed(
+    call: Callable[[], Result], foreign_seconds: Callable[[], float | None]
+) -> tuple[Result, int, bool]:
+    """Call until other processes leave it alone, or often enough.
+
+    Returns:
+        the result of the least disturbed call, how many were thrown away, and whether all were disturbed.
+    """
+    attempts = []
+    while len(attempts) <= MOST_RETAKES:
+        before, start = foreign_seconds(), time.perf_counter()
+        result = call()
+        seconds, after = time.perf_counter() - start, foreign_seconds()
+        foreign = 0.0 if before is None or after is None else after - before
+        attempts.append((foreign, result))
+        if foreign <= max(TOLERATED_SECONDS, TOLERATED_SHARE * seconds):
+            return result, len(attempts) - 1, False
+        time.sleep(PAUSE_SECONDS)
+    return min(attempts, key=lambda attempt: attempt[0])[1], MOST_RETAKES, True
 
 
 def seconds_of_other_processes() -> float | None:
@@ -125,16 +143,6 @@ def _warm_up(call: Callable[[], object], warmup: int, wait: Callable[[], None]) 
     for _ in range(warmup):
         seconds = _elapsed(call, 1, wait)
     return max(1, round(SAMPLE_SECONDS / max(seconds, 1e-6)))
-
-
-def _sample(
-    call: Callable[[], object], calls: int, wait: Callable[[], None], foreign_seconds: Callable[[], float | None]
-) -> tuple[float, float]:
-    """Seconds of all calls together, and of other processes meanwhile."""
-    before = foreign_seconds()
-    seconds = _elapsed(call, calls, wait)
-    after = foreign_seconds()
-    return seconds, 0.0 if before is None or after is None else after - before
 
 
 def _elapsed(call: Callable[[], object], calls: int, wait: Callable[[], None]) -> float:
