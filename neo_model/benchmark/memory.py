@@ -5,7 +5,7 @@ Counted on shapes alone by `FakeTensorMode`, with fp16 autocast, the weight aver
 """
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from unittest import mock
 
 import torch
@@ -24,6 +24,7 @@ from neo_model.optim.ema import WeightAverage
 CLIP_NORM, LOSS_SCALE = 0.1, 2.0**16
 RTX3090_FLOPS, RTX3090_BYTES = 71e12, 936e9  # fp16 with fp32 accumulation, and memory traffic, a second
 COCO_IMAGES = 118_287
+RECOMPUTED = (["backbone"], ["encoder"], ["encoder", "backbone"])  # hardware.recompute
 PEER = "transformers"
 NOTES = [
     "Counted: each operation's tensor arguments and results once; views and allocations are free. Matching reads zeros "
@@ -48,7 +49,10 @@ def run(arguments: argparse.Namespace) -> Report:
     """Count ours and the peer."""
     depth, (height, width), shape = arguments.depth, arguments.size, (arguments.batch, arguments.boxes)
     padded = (-(-height // 32) * 32, -(-width // 32) * 32)
-    counts = {"ours": count_ours(depth, height, width, *shape), PEER: count_peer(depth, *padded, *shape)}
+    counts = {"ours": count_ours(depth, height, width, *shape)}
+    for parts in RECOMPUTED:
+        counts[f"ours, recompute [{', '.join(parts)}]"] = count_ours(depth, height, width, *shape, recompute=parts)
+    counts[PEER] = count_peer(depth, *padded, *shape)
     title = f"R{depth} {width}x{height}, batch {arguments.batch}, fp16 autocast"
     tables = counted_tables(title, counts, arguments.batch)
     if arguments.device == "cuda":
@@ -56,10 +60,13 @@ def run(arguments: argparse.Namespace) -> Report:
     return Report("memory", tables, NOTES)
 
 
-def count_ours(depth: int, height: int, width: int, num_images: int, num_boxes: int) -> OperationCounter:
+def count_ours(
+    depth: int, height: int, width: int, num_images: int, num_boxes: int, *, recompute: Collection[str] = ()
+) -> OperationCounter:
     """Our training step, with the images as our loader hands them over, as uint8."""
     with fake_gpu():
         model, criterion = _on_gpu(our_model, depth), our_criterion()
+        model.recompute(recompute)
         batch = random_batch(height, width, num_images=num_images, num_boxes=num_boxes, device="cuda")
         images = batch.images.to(torch.uint8)
 
@@ -139,8 +146,9 @@ def counted_tables(title: str, counts: dict[str, OperationCounter], num_images: 
     def seconds(count: OperationCounter) -> float:
         return count.seconds(flop_rate=RTX3090_FLOPS, byte_rate=RTX3090_BYTES)
 
-    def hours(count: OperationCounter) -> str:
-        return f"{COCO_IMAGES / num_images * seconds(count) / 3600:.2f} h for COCO's 118 k images"
+    def durations(count: OperationCounter) -> str:
+        hours = COCO_IMAGES / num_images * seconds(count) / 3600
+        return f"{seconds(count) * 1e3:.0f} ms a step, {hours:.2f} h for COCO's 118 k images"
 
     return [
         table(
@@ -152,7 +160,7 @@ def counted_tables(title: str, counts: dict[str, OperationCounter], num_images: 
         table("bytes moved", "GB", lambda count: count.bytes_moved / 1e9),
         table("operations", "", lambda count: count.operations),
         table("arithmetic", "TFLOP", lambda count: count.flops / 1e12),
-        table("RTX 3090 estimate", "images/s", lambda count: num_images / seconds(count), hours),
+        table("RTX 3090 estimate", "images/s", lambda count: num_images / seconds(count), durations),
     ]
 
 
