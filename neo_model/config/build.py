@@ -1,9 +1,18 @@
-"""Models and criteria by the names that the configuration gives them."""
+"""Models, criteria and data sets by the names that the configuration gives them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 from torch import nn
 
-from neo_model.config.compose import compose_node
+from neo_model.config.compose import compose_collecting, compose_node, without_hydra
+from neo_model.config.hydra_guard import is_hydra_override
 from neo_model.config.instantiate import instantiate
+from neo_model.utils import UserError
+
+if TYPE_CHECKING:
+    from neo_model.data import DetectionData
 
 
 def build_model(name: str, *, num_classes: int) -> nn.Module:
@@ -43,3 +52,22 @@ def build_criterion(name: str = "rtdetr", *, num_classes: int) -> nn.Module:
         UserError: there is no such criterion.
     """
     return instantiate(compose_node("criterion", name), key="criterion", num_classes=num_classes)
+
+
+def build_data(overrides: list[str]) -> DetectionData:
+    """The data set that ``train.py`` would train on under overrides such as ``["data=coco"]``; no file is read yet.
+
+    Raises:
+        UserError: one error that lists everything wrong with them.
+    """
+    from neo_model.config.validate import check_files, validate_training  # with the whole engine: only for this
+
+    own = [override for override in overrides if is_hydra_override(override)]
+    if own:
+        raise UserError(own[0].partition("=")[0], "is for train.py", "leave it out")
+    composed, found = compose_collecting("train", overrides)
+    config = without_hydra(composed)
+    if not found:
+        check_files(config)
+    validate_training(config, found)
+    return instantiate(config.data, key="data")

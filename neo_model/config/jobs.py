@@ -57,6 +57,7 @@ def train_job(config: DictConfig, open_folder: Callable[[], Path], *, resume: bo
         file_log.setTarget(_log_file(run_dir / "train.log"))
         if not resume:
             (run_dir / "config.yaml").write_text(OmegaConf.to_yaml(config))
+        (run_dir / "data_findings.json").write_text(json.dumps(data.findings(), indent=2) + "\n")
         runner = _runner(config, model, data, run_dir)
         log.info("%s, %d classes, %s", _title(config), len(data.classes.names), runner.hardware)
         if resume:

@@ -58,6 +58,7 @@ RESULTS = {
 results: outputs/train/TIME/ (or hydra.run.dir=DIR)
   config.yaml    the configuration, as composed
   train.log      what the console said
+  data_findings.json  what had to be repaired in the annotations
   metrics.jsonl  losses, rates and AP, a JSON object a line
   tensorboard/   the same for TensorBoard, with pictures
   checkpoints/   last.pt to resume from, best.pt to use

@@ -5,7 +5,6 @@ share those pages with the main one, since nothing in them carries a reference c
 """
 
 import hashlib
-import logging
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +13,8 @@ import numpy as np
 
 from neo_model.data.annotation_file import read_annotation_file
 from neo_model.data.columns import box_column, integer_column, number_column, text_column
+from neo_model.data.findings import Finding, act_on, findings_of, first_of
 from neo_model.utils import UserError
-
-logger = logging.getLogger(__name__)
 
 # Annotation tools round to a pixel or a part of it; only what reaches further outside is worth a warning.
 ROUNDING_PIXELS = 1.0
@@ -49,6 +47,7 @@ class CocoInstances:
         crowd: bool [M].
         labels: int64 [M], 0 to C - 1.
         annotation_ids: int64 [M], all positive.
+        findings: what is not right with the file, and was repaired.
     """
 
     path: Path
@@ -63,6 +62,7 @@ class CocoInstances:
     crowd: np.ndarray
     labels: np.ndarray
     annotation_ids: np.ndarray
+    findings: list[Finding]
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -134,17 +134,31 @@ def read_coco(path: str | Path) -> CocoInstances:
         UserError: not a COCO file, no images or classes, ids that are unknown, double or not integers, or coordinates
             that are not finite numbers.
     """
+    instances = examine_coco(path)
+    act_on(instances.findings)
+    return instances
+
+
+def examine_coco(path: str | Path) -> CocoInstances:
+    """Like ``read_coco``, but what is wrong is only told: ``findings`` may hold some that stop training.
+
+    Annotations that such findings are about are left out.
+
+    Raises:
+        UserError: the file cannot be read for what it should be.
+    """
     path = Path(path)
     content = read_annotation_file(path)
     if not content["images"]:
         raise UserError(path, "holds no images", "give an annotation file with at least one image")
-    classes = _read_classes(path, content["categories"])
+    classes, findings = _read_classes(path, content["categories"])
     image_ids = integer_column(path, "image", content["images"], "id")
-    refuse_doubles(path, "image id", image_ids)
+    findings += _doubles(path, "image id", image_ids)
     sizes_wh = np.stack([integer_column(path, "image", content["images"], key) for key in ("width", "height")], axis=1)
-    refuse(path, image_ids[(sizes_wh < 1).any(axis=1)], "images with a width or height under 1", "correct their size")
+    flat = image_ids[(sizes_wh < 1).any(axis=1)]
+    findings += _stopping(path, "images with a width or height under 1", flat, "correct their size")
     names = [name.encode() for name in text_column(path, "image", content["images"], "file_name")]
-    rows = _read_annotations(path, content["annotations"], classes, image_ids, sizes_wh)
+    rows, found = _read_annotations(path, content["annotations"], classes, image_ids, sizes_wh)
     return CocoInstances(
         path=path,
         classes=classes,
@@ -153,39 +167,43 @@ def read_coco(path: str | Path) -> CocoInstances:
         name_bytes=b"".join(names),
         name_offsets=np.cumsum([0, *map(len, names)], dtype=np.int64),
         **rows,
+        findings=findings + found,
     )
 
 
-def _read_classes(path: Path, categories: list[dict]) -> Classes:
+def _read_classes(path: Path, categories: list[dict]) -> tuple[Classes, list[Finding]]:
     if not categories:
         raise UserError(path, 'holds no classes ("categories" is empty)', "declare the classes")
     category_ids = integer_column(path, "category", categories, "id")
-    refuse_doubles(path, "category id", category_ids)
     names = text_column(path, "category", categories, "name")
     order = np.argsort(category_ids)
-    return Classes([names[position] for position in order], category_ids[order].tolist())
+    classes = Classes([names[position] for position in order], category_ids[order].tolist())
+    return classes, _doubles(path, "category id", category_ids)
 
 
 def _read_annotations(
     path: Path, annotations: list[dict], classes: Classes, image_ids: np.ndarray, sizes_wh: np.ndarray
-) -> dict[str, np.ndarray]:
+) -> tuple[dict[str, np.ndarray], list[Finding]]:
     """The fields of ``CocoInstances`` that have a row a box, sorted by image, and their offsets."""
-    ids = integer_column(path, "annotation", annotations, "id")
-    refuse_doubles(path, "annotation id", ids)
-    images = _positions(path, ids, integer_column(path, "annotation", annotations, "image_id"), image_ids, "image_id")
-    category_ids = integer_column(path, "annotation", annotations, "category_id")
-    labels = _positions(path, ids, category_ids, np.asarray(classes.category_ids), "category_id")
+    ids, of_image, of_category = (
+        integer_column(path, "annotation", annotations, key) for key in ("id", "image_id", "category_id")
+    )
     boxes_xywh = box_column(path, "annotation", annotations, "bbox")
-    broken = ~np.isfinite(boxes_xywh).all(axis=1)
-    refuse(path, ids[broken], "boxes with NaN or infinity (annotation ids)", "correct them")
-    if len(ids) and ids.min() < 1:
-        logger.warning("%s: ids under 1 (COCO's evaluation ignores annotation 0): all annotation ids shifted", path)
-        ids = ids - ids.min() + 1
-    areas, crowd = _read_optional(path, annotations, boxes_xywh)
-    kept = _kept_boxes(path, boxes_xywh, sizes_wh[images])
-    order = np.flatnonzero(kept)[np.argsort(images[kept], kind="stable")]
+    areas, crowd, findings = _read_optional(path, annotations, ids, boxes_xywh)
+    images, is_of_image = _positions(of_image, image_ids)
+    labels, is_of_class = _positions(of_category, np.asarray(classes.category_ids))
+    is_finite = np.isfinite(boxes_xywh).all(axis=1)
+    findings += _doubles(path, "annotation id", ids)
+    findings += _unknown(path, "image_id", ids, of_image, is_of_image)
+    findings += _unknown(path, "category_id", ids, of_category, is_of_class)
+    findings += _stopping(path, "boxes with NaN or infinity (annotation ids)", ids[~is_finite], "correct them")
+    rows = np.flatnonzero(is_of_image & is_of_class & is_finite)
+    kept, found = _check_boxes(path, ids[rows], boxes_xywh[rows], sizes_wh[images[rows]])
+    rows = rows[kept]
+    order = rows[np.argsort(images[rows], kind="stable")]
+    ids, shifted = _positive(path, ids)
     counts = np.bincount(images[order], minlength=len(image_ids))
-    return {
+    fields = {
         "offsets": np.concatenate([[0], np.cumsum(counts)]),
         "boxes_xywh": boxes_xywh[order],
         "areas": areas[order],
@@ -193,60 +211,66 @@ def _read_annotations(
         "labels": labels[order],
         "annotation_ids": ids[order],
     }
+    return fields, findings + found + shifted
 
 
-def _positions(path: Path, ids: np.ndarray, values: np.ndarray, known: np.ndarray, key: str) -> np.ndarray:
-    """Where each value stands among the known ids."""
+def _positions(values: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Where each value stands among the known ids, and whether it is one of them at all."""
     order = np.argsort(known)
     places = order[np.minimum(np.searchsorted(known, values, sorter=order), len(known) - 1)]
-    wrong = known[places] != values
-    if wrong.any():
-        unknown = f"unknown {key} {first_of(np.unique(values[wrong]))}"
-        refuse(path, ids[wrong], f"annotations with {unknown} (annotation ids)", "correct or remove them")
-    return places
+    return places, known[places] == values
 
 
-def _read_optional(path: Path, annotations: list[dict], boxes_xywh: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _unknown(path: Path, key: str, ids: np.ndarray, values: np.ndarray, is_known: np.ndarray) -> list[Finding]:
+    what = f"annotations with unknown {key} {first_of(np.unique(values[~is_known]))} (annotation ids)"
+    return _stopping(path, what, ids[~is_known], "correct or remove them")
+
+
+def _read_optional(
+    path: Path, annotations: list[dict], ids: np.ndarray, boxes_xywh: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, list[Finding]]:
     """Areas and crowd flags, filled in where missing: width times height, and not a crowd."""
     areas = number_column(path, "annotation", annotations, "area", missing=math.nan)
     crowd = number_column(path, "annotation", annotations, "iscrowd", missing=math.nan)
-    for key, column, filling in (("area", areas, boxes_xywh[:, 2] * boxes_xywh[:, 3]), ("iscrowd", crowd, 0.0)):
+    findings = []
+    for key, column, value in (("area", areas, "width x height"), ("iscrowd", crowd, "0")):
         missing = ~np.isfinite(column)
-        if missing.any():
-            logger.warning('%s: %d annotations without "%s", filled in', path, missing.sum(), key)
-            np.copyto(column, filling, where=missing)
-    return areas, crowd != 0
+        what = f'annotations without "{key}" (annotation ids)'
+        findings += findings_of(path, what, ids[missing], then=f"{value} is filled in")
+        column[missing] = boxes_xywh[missing, 2] * boxes_xywh[missing, 3] if key == "area" else 0.0
+    return areas, crowd != 0, findings
 
 
-def _kept_boxes(path: Path, boxes_xywh: np.ndarray, sizes_wh: np.ndarray) -> np.ndarray:
-    """Which boxes have an area inside their image, with a warning a kind for the others and for those cut."""
+def _positive(path: Path, ids: np.ndarray) -> tuple[np.ndarray, list[Finding]]:
+    wrong = ids[ids < 1]
+    what = "annotation ids under 1, of which COCO's evaluation ignores 0"
+    shifted = ids - wrong.min() + 1 if len(wrong) else ids
+    return shifted, findings_of(path, what, wrong, then="all annotation ids are shifted")
+
+
+def _check_boxes(
+    path: Path, ids: np.ndarray, boxes_xywh: np.ndarray, sizes_wh: np.ndarray
+) -> tuple[np.ndarray, list[Finding]]:
+    """Which boxes have an area inside their image, and what is to be said of the others and of those cut."""
     flat = (boxes_xywh[:, 2:] <= 0).any(axis=1)
     corners = clipped_xyxy(boxes_xywh, sizes_wh)
     outside = (corners[:, 2:] <= corners[:, :2]).any(axis=1) & ~flat
     overhang = np.maximum(-boxes_xywh[:, :2], boxes_xywh[:, :2] + boxes_xywh[:, 2:] - sizes_wh).max(axis=1, initial=0)
     cut = (overhang > ROUNDING_PIXELS) & ~outside & ~flat
-    for count, what in (
-        (flat.sum(), "boxes without width or height dropped"),
-        (outside.sum(), "boxes outside their image dropped"),
-        (cut.sum(), "boxes partly outside their image clipped for training"),
+    findings = []
+    for culprits, what, then in (
+        (flat, "boxes without width or height", "dropped"),
+        (outside, "boxes outside their image", "dropped"),
+        (cut, "boxes partly outside their image", "clipped"),
     ):
-        if count:
-            logger.warning("%s: %d %s", path, count, what)
-    return ~(flat | outside)
+        findings += findings_of(path, f"{what} (annotation ids)", ids[culprits], then=then)
+    return ~(flat | outside), findings
 
 
-def refuse_doubles(path: Path, what: str, ids: np.ndarray) -> None:
-    """Raise if an id occurs twice."""
+def _doubles(path: Path, what: str, ids: np.ndarray) -> list[Finding]:
     values, counts = np.unique(ids, return_counts=True)
-    refuse(path, values[counts > 1], f"{what}s that occur more than once", "give each its own id")
+    return _stopping(path, f"{what}s that occur more than once", values[counts > 1], "give each its own id")
 
 
-def refuse(path: Path, culprits, what: str, remedy: str) -> None:
-    """Raise if there are culprits, with their number and the first five."""
-    if len(culprits):
-        raise UserError(path, f"{len(culprits)} {what}: {first_of(culprits)}", remedy)
-
-
-def first_of(values) -> str:
-    """The first five, as text."""
-    return ", ".join(map(str, values[:5])) + (", ..." if len(values) > 5 else "")
+def _stopping(path: Path, what: str, culprits: np.ndarray, remedy: str) -> list[Finding]:
+    return findings_of(path, what, culprits, then=remedy, stops=True)

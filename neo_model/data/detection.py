@@ -100,7 +100,16 @@ class DetectionData:
         Raises:
             UserError: with both counts and the first differences.
         """
-        _check_same_classes(self.train_annotations, self.classes, self.val_annotations, self.val_classes)
+        check_same_classes(self.train_annotations, self.classes, self.val_annotations, self.val_classes)
+
+    def findings(self) -> list[dict]:
+        """What is not right with the annotations, and was repaired; plain values, by split and kind."""
+        splits = {"train": self._train, "val": self._val}
+        return [
+            {"split": split, **finding.as_dict()}
+            for split, instances in splits.items()
+            for finding in instances.findings
+        ]
 
     def fingerprints(self) -> dict[str, dict[str, int | str]]:
         """What tells these data from others, by split; see ``CocoInstances.fingerprint``."""
@@ -182,7 +191,8 @@ class DetectionData:
         return indices
 
 
-def _check_same_classes(train_path: Path, train: Classes, val_path: Path, val: Classes) -> None:
+def check_same_classes(train_path: Path, train: Classes, val_path: Path, val: Classes) -> None:
+    """Raise ``UserError``, with both counts and the first differences, if two annotation files differ in classes."""
     if train == val:
         return
     train_pairs = dict(zip(train.category_ids, train.names, strict=True))

@@ -52,6 +52,19 @@ def damage(encoded: Encoded, *, checksums: bool = True) -> str | None:
     return None
 
 
+def is_surely_whole(head: bytes, tail: bytes) -> bool:
+    """Whether the beginning and the end of a file prove that all of it is there; False does not prove the contrary.
+
+    Args:
+        head: its first bytes, or all of it.
+        tail: its last bytes, none of which are in ``head``.
+    """
+    if head[:3] == JPEG_START:
+        _, scan = _jpeg_header(head)
+        return scan is not None and JPEG_END in head[scan:] + tail
+    return head[:8] == PNG_START and PNG_END in head + tail
+
+
 def _jpeg_header(encoded: Encoded) -> tuple[tuple[int, int] | None, int | None]:
     """The size, and where the compressed data begin; None for what the segments do not lead to.
 

@@ -8,7 +8,8 @@ import cv2
 import numpy as np
 
 from neo_model.data import encoded_images
-from neo_model.data.coco import CocoInstances, first_of
+from neo_model.data.coco import CocoInstances
+from neo_model.data.findings import Finding, act_on, findings_of
 from neo_model.utils import UserError
 
 # Pixels as stored, eight bits, three channels. The EXIF orientation is ignored, as COCO's boxes ignore it: a file whose
@@ -19,8 +20,17 @@ DECODING = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
 MOST_PIXELS = 2**28
 
 
+RESTORE = "restore it, or take it out of the annotations"
+# Of a file, for ``inspect_image``: most headers and all proper ends.
+HEAD_BYTES, TAIL_BYTES = 2**15, 2**12
+
+
 class DamagedImage(UserError):
     """An image file whose content is broken. Training can do with another one in its place."""
+
+
+class WrongSize(UserError):
+    """An image file of another size than its annotation says."""
 
 
 def check_images(folder: Path, instances: CocoInstances) -> None:
@@ -29,42 +39,68 @@ def check_images(folder: Path, instances: CocoInstances) -> None:
     Raises:
         UserError: images are missing (their number and the first five), or a name leads out of the folder.
     """
+    act_on(examine_folder(folder, instances)[0])
+
+
+def examine_folder(folder: Path, instances: CocoInstances) -> tuple[list[Finding], list[int]]:
+    """Like ``check_images``, but what is wrong is only told.
+
+    Returns:
+        what is wrong, and the indices of the images that are there and inside the folder.
+
+    Raises:
+        UserError: the folder is missing.
+    """
     if not folder.is_dir():
         raise UserError(folder, "image folder is missing", "check the path")
-    by_parent = defaultdict(list)
-    for name in instances.file_names():
+    by_parent, nameless, outside, missing, there = defaultdict(list), [], [], [], []
+    for index, name in enumerate(instances.file_names()):
         path = PurePosixPath(name)
-        if path.is_absolute() or ".." in path.parts:
-            _refuse_escape(instances.path, name)
-        by_parent[path.parent].append(path)
-    root = folder.resolve()
-    missing = []
-    for parent, paths in by_parent.items():
+        if "\0" in name:
+            nameless.append(repr(name))
+        elif path.is_absolute() or ".." in path.parts:
+            outside.append(repr(name))
+        else:
+            by_parent[path.parent].append((index, path))
+    root = os.path.realpath(folder)
+    for parent, entries in by_parent.items():
         links, files = _listing(folder / parent)
-        if not (root / parent).resolve().is_relative_to(root):
-            _refuse_escape(instances.path, str(paths[0]))
-        for path in paths:
-            if path.name in links and not (root / path).resolve().is_relative_to(root):
-                _refuse_escape(instances.path, str(path))
-            if path.name not in files:
+        is_inside = _lies_in(root, parent)
+        for index, path in entries:
+            if not is_inside or (path.name in links and not _lies_in(root, path)):
+                outside.append(repr(str(path)))
+            elif path.name in files:
+                there.append(index)
+            else:
                 missing.append(str(path))
-    if missing:
-        cause = f"{len(missing)} of {len(instances)} images of {instances.path} are missing: {first_of(missing)}"
-        raise UserError(folder, cause, "check the image folder, or remove these images from the annotations")
+    of_all = f"of {len(instances)} images of {instances.path} are missing"
+    remedy = "check the image folder, or remove these images from the annotations"
+    findings = _stopping(instances.path, "images whose file_name is no name of a file", nameless, "correct it")
+    findings += _stopping(
+        instances.path, "images whose file_name leads out of the image folder", outside, "name files inside it"
+    )
+    return findings + _stopping(folder, of_all, missing, remedy), there
+
+
+def _stopping(where: Path, what: str, culprits: list[str], remedy: str) -> list[Finding]:
+    return findings_of(where, what, culprits, then=remedy, stops=True)
+
+
+def _lies_in(root: str, path: PurePosixPath) -> bool:
+    """Whether a path below ``root`` is still there once its links are followed; one that goes in circles is."""
+    return Path(os.path.realpath(os.path.join(root, path))).is_relative_to(root)
 
 
 def _listing(folder: Path) -> tuple[set[str], set[str]]:
-    """Names in a folder that are links, and all names that are not folders."""
-    if not folder.is_dir():
+    """Names in a folder that are links, and all names that lead to files."""
+    if not os.path.isdir(folder):  # Path.is_dir raises on a name that is too long
         return set(), set()
     with os.scandir(folder) as entries:
         entries = list(entries)
     links = {entry.name for entry in entries if entry.is_symlink()}
-    return links, {entry.name for entry in entries if entry.is_file()}
-
-
-def _refuse_escape(annotations: Path, name: str) -> None:
-    raise UserError(annotations, f"file_name {name!r} leads out of the image folder", "name files inside it")
+    # Of a link that goes in circles the entry's own is_file raises; of others it asks the disk for nothing.
+    files = {entry.name for entry in entries if (os.path.isfile(entry) if entry.name in links else entry.is_file())}
+    return links, files
 
 
 def decode(path: Path, *, remedy: str, expected_wh: tuple[int, int] | None = None) -> np.ndarray:
@@ -107,7 +143,7 @@ def _check_size(path: Path, found_wh: tuple[int, int], expected_wh: tuple[int, i
     if expected_wh is not None and tuple(expected_wh) != found_wh:
         turned = " (turned by its EXIF orientation, which is not used)" if found_wh[::-1] == tuple(expected_wh) else ""
         cause = f"is {found}, its annotation says {expected_wh[0]}x{expected_wh[1]}{turned}"
-        raise UserError(path, cause, "correct the annotation, or write the image again in the size it is shown in")
+        raise WrongSize(path, cause, "correct the annotation, or write the image again in the size it is shown in")
     if found_wh[0] * found_wh[1] > MOST_PIXELS:
         raise UserError(path, f"claims to be {found}, more than {MOST_PIXELS:,} pixels", remedy)
 
@@ -123,4 +159,29 @@ def load_image(path: Path, size_wh: tuple[int, int]) -> np.ndarray:
         DamagedImage: its content is broken.
         UserError: the file is missing or has another size.
     """
-    return decode(path, remedy="restore it, or take it out of the annotations", expected_wh=tuple(size_wh))
+    return decode(path, remedy=RESTORE, expected_wh=tuple(size_wh))
+
+
+def inspect_image(path: Path, size_wh: tuple[int, int]) -> None:
+    """Raise what ``load_image`` would, going by the beginning and the end of a JPEG or PNG.
+
+    What these do not prove sound, and other formats, are decoded.
+    """
+    head, tail = _ends(path)
+    claimed_wh = encoded_images.size_wh(head)
+    if claimed_wh is not None and encoded_images.is_surely_whole(head, tail):
+        _check_size(path, claimed_wh, tuple(size_wh), RESTORE)
+    else:
+        load_image(path, size_wh)
+
+
+def _ends(path: Path) -> tuple[bytes, bytes]:
+    """Beginning and end of a file, all of it as the beginning of a small one; nothing of one that cannot be read."""
+    try:
+        with path.open("rb", buffering=0) as file:
+            head = file.read(HEAD_BYTES)
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(len(head), size - TAIL_BYTES))
+            return head, file.read(TAIL_BYTES)
+    except OSError:
+        return b"", b""

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from neo_model.data.coco import first_of
 from neo_model.data.dataset import DetectionDataset, SampleRequest
+from neo_model.data.findings import first_of
 from neo_model.data.image_files import DamagedImage
 from neo_model.utils import UserError
 
@@ -75,10 +75,15 @@ class DamageCount:
             if error.where not in self._files:
                 self._files[error.where] = None
                 logger.warning("%s: %s; another image is trained on in its place", error.where, error.cause)
-        if len(self) > self.max_fraction * self.num_images:
-            cause = f"{len(self)} of {self.num_images} training images are damaged so far, more than the fraction "
-            raise UserError(
-                "data.max_bad_fraction",
-                f"{cause}{self.max_fraction:g}: {first_of(list(self._files))}",
-                "restore them, take them out of the annotations, or allow more",
-            )
+        refuse_too_many(list(self._files), self.num_images, self.max_fraction)
+
+
+def refuse_too_many(damaged: list[str], num_images: int, max_fraction: float) -> None:
+    """Raise ``UserError`` if more than ``max_fraction`` of the ``num_images`` training images are damaged."""
+    if len(damaged) > max_fraction * num_images:
+        counts = f"{len(damaged)} of {num_images} training images are damaged"
+        raise UserError(
+            "data.max_bad_fraction",
+            f"{counts}, more than the fraction {max_fraction:g}: {first_of(damaged)}",
+            "restore them, take them out of the annotations, or allow more",
+        )

@@ -19,6 +19,7 @@ from neo_model.config.validate import validate_training
 from neo_model.engine import Runner
 from neo_model.engine.progress import Interrupted
 from neo_model.utils import UserError
+from tests.config.conftest import CPU, SIZE
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -34,7 +35,7 @@ def test_train_py_from_another_folder_leaves_a_whole_run(tmp_path, tiny):
     )
     (run_dir,) = tmp_path.glob("outputs/train/*")
     names = {path.name for path in run_dir.iterdir()}
-    assert names == {"config.yaml", "train.log", "metrics.jsonl", "tensorboard", "checkpoints"}
+    assert names == {"config.yaml", "data_findings.json", "train.log", "metrics.jsonl", "tensorboard", "checkpoints"}
     assert {path.name for path in (run_dir / "checkpoints").iterdir()} == {"last.pt", "best.pt"}
     assert any((run_dir / "tensorboard").iterdir())
     training, evaluation = records(run_dir)
@@ -85,6 +86,20 @@ def test_a_run_starts_from_the_weights_of_another(command, tiny, trained):
     old, new = (torch.load(path, weights_only=True) for path in (weights, "run/checkpoints/last.pt"))
     name = "decoder.dec_score_head.0.weight"
     assert torch.allclose(old["ema"]["module"][name], new["model"][name], atol=1e-6)
+
+
+def test_what_was_repaired_in_the_annotations_is_told_and_kept(command, make_coco):
+    root = make_coco("mine", ["crate"])
+    annotations = root / "instances_train.json"
+    content = json.loads(annotations.read_text())
+    content["annotations"][0]["bbox"][2] = content["annotations"][1]["bbox"][3] = 0
+    annotations.write_text(json.dumps(content))
+    own = ["data=custom", f"data.root={root}", "model=tiny", "logger=none", *SIZE, *CPU]
+    outcome = command("train", *own, "epochs=1", "limit_batches=1", "hydra.run.dir=run")
+    assert outcome.code == 0, outcome.err
+    assert f"{annotations}: 2 boxes without width or height (annotation ids): 1, 2; dropped\n" in outcome.err
+    (finding,) = json.loads(Path("run/data_findings.json").read_text())
+    assert finding["split"] == "train" and finding["count"] == 2 and finding["training"] == "dropped"
 
 
 def test_no_checkpoint_is_offered_where_there_is_none(command, tiny, monkeypatch):

@@ -114,7 +114,7 @@ def test_rows_02_to_04_too_many_end_the_run(root, make_data):
     with pytest.raises(UserError) as caught:
         epochs(make_data(max_bad_fraction=0.2))
     assert str(caught.value).startswith(
-        "data.max_bad_fraction: 2 of 7 training images are damaged so far, more than the fraction 0.2: "
+        "data.max_bad_fraction: 2 of 7 training images are damaged, more than the fraction 0.2: "
     )
     assert "1.jpg" in str(caught.value) and "3.jpg" in str(caught.value)
     for path in (root / "images").iterdir():
