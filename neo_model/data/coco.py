@@ -217,8 +217,8 @@ def _read_annotations(
 def _positions(values: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Where each value stands among the known ids, and whether it is one of them at all."""
     order = np.argsort(known)
-    places = order[np.minimum(np.searchsorted(known, values, sorter=order), len(known) - 1)]
-    return places, known[places] == values
+    in_order = np.minimum(np.searchsorted(known[order], values), len(known) - 1)
+    return order[in_order], known[order][in_order] == values
 
 
 def _unknown(path: Path, key: str, ids: np.ndarray, values: np.ndarray, is_known: np.ndarray) -> list[Finding]:

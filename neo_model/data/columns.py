@@ -33,8 +33,11 @@ def integer_column(path: Path, what: str, entries: list[dict], key: str) -> np.n
 
 def number_column(path: Path, what: str, entries: list[dict], key: str, *, missing: float) -> np.ndarray:
     """float64 [n]; ``missing`` stands in for an absent key or a null. Arguments and errors as ``integer_column``."""
-    values = [missing if entry.get(key) is None else entry[key] for entry in entries]
+    values = [entry.get(key, missing) for entry in entries]
     column = _array(values)
+    if column.dtype == object:
+        values = [missing if value is None else value for value in values]
+        column = _array(values)
     if column.shape != (len(entries),) or column.dtype.kind not in "iufb":
         _refuse_first(path, what, entries, values, key, _is_number, "a number")
     return column.astype(np.float64)
