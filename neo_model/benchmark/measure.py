@@ -98,10 +98,15 @@ def undisturbed(
         seconds, after = time.perf_counter() - start, foreign_seconds()
         foreign = 0.0 if before is None or after is None else after - before
         attempts.append((foreign, result))
-        if foreign <= max(TOLERATED_SECONDS, TOLERATED_SHARE * seconds):
+        if not is_disturbed(foreign, seconds):
             return result, len(attempts) - 1, False
         time.sleep(PAUSE_SECONDS)
     return min(attempts, key=lambda attempt: attempt[0])[1], MOST_RETAKES, True
+
+
+def is_disturbed(foreign: float, seconds: float) -> bool:
+    """Whether a sample of so many seconds is worth little, for the CPU time of other processes in it."""
+    return foreign > max(TOLERATED_SECONDS, TOLERATED_SHARE * seconds)
 
 
 def seconds_of_other_processes() -> float | None:

@@ -1,9 +1,11 @@
 """Where our training step's time goes: measured by hooks around forward, loss, backward, clipping and optimizer."""
 
+import functools
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Any
 from unittest import mock
 
 import torch
@@ -13,6 +15,7 @@ from neo_model.benchmark.measure import Timing
 from neo_model.benchmark.table import Row
 from neo_model.engine.training_loop import Learner
 
+Watcher = tuple[Any, str, str]  # an object, the name of its method, the part that a call belongs to
 PARTS = ("forward", "loss", "backward", "clipping", "optimizer")
 
 
@@ -22,10 +25,10 @@ def step_parts(step: Callable[[], object], learner: Learner, device: torch.devic
     On a GPU each part is waited for, so that the step is slower than undisturbed.
     """
     samples: dict[str, list[float]] = defaultdict(list)
-    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    wait = waiter(device)
     for _ in range(rounds):
         spent: dict[str, float] = defaultdict(float)
-        with _watched(learner, spent, wait):
+        with watched(learner_watchers(learner), spent, device):
             wait()
             start = time.perf_counter()
             step()
@@ -37,11 +40,24 @@ def step_parts(step: Callable[[], object], learner: Learner, device: torch.devic
     return [Row(part, Timing(tuple(samples[part]))) for part in ("step", *PARTS, "loop")]
 
 
+def learner_watchers(learner: Learner) -> list[Watcher]:
+    """The calls that make up the `PARTS`."""
+    return [
+        (learner.model, "forward", "forward"),
+        (learner.criterion, "forward", "loss"),
+        (torch.Tensor, "backward", "backward"),
+        (nn.utils, "clip_grad_norm_", "clipping"),
+        (learner.optimizer, "step", "optimizer"),
+    ]
+
+
 @contextmanager
-def _watched(learner: Learner, spent: dict[str, float], wait: Callable[[], None]) -> Iterator[None]:
-    """Adds the seconds of each part to ``spent`` while the context lasts."""
+def watched(watchers: list[Watcher], spent: dict[str, float], device: torch.device) -> Iterator[None]:
+    """Adds the seconds of each watched call to its part in ``spent`` while the context lasts."""
+    wait = waiter(device)
 
     def timed(part: str, call: Callable) -> Callable:
+        @functools.wraps(call)
         def timed_call(*args, **kwargs):
             wait()
             start = time.perf_counter()
@@ -53,12 +69,11 @@ def _watched(learner: Learner, spent: dict[str, float], wait: Callable[[], None]
         return timed_call
 
     with ExitStack() as patches:
-        for owner, name, part in (
-            (learner.model, "forward", "forward"),
-            (learner.criterion, "forward", "loss"),
-            (torch.Tensor, "backward", "backward"),
-            (nn.utils, "clip_grad_norm_", "clipping"),
-            (learner.optimizer, "step", "optimizer"),
-        ):
+        for owner, name, part in watchers:
             patches.enter_context(mock.patch.object(owner, name, timed(part, getattr(owner, name))))
         yield
+
+
+def waiter(device: torch.device) -> Callable[[], None]:
+    """What waits until the device has done everything."""
+    return torch.cuda.synchronize if device.type == "cuda" else lambda: None

@@ -1,0 +1,86 @@
+"""Each benchmark runs, at sizes that take no time, and its tables have the rows that the README reads."""
+
+import argparse
+
+import pytest
+
+from neo_model.benchmark import deform, forward, loop, memory, startup, step
+from neo_model.benchmark.step_parts import PARTS
+
+SIZE = (256, 320)  # the least at which transformers finds 300 tokens to select
+
+
+@pytest.fixture
+def options(request):
+    """What a benchmark's own parser and the command's make of these arguments; one sample each."""
+    benchmark, arguments = request.param
+    parser = argparse.ArgumentParser()
+    benchmark.add_arguments(parser)
+    return argparse.Namespace(rounds=1, warmup=0, **vars(parser.parse_args(arguments)))
+
+
+def names(table) -> list[str]:
+    return [row.name for row in table.rows]
+
+
+@pytest.mark.parametrize("options", [(deform, ["--size", "128x64", "--queries", "3"])], indirect=True)
+def test_all_forms_of_deformable_attention_agree(options):
+    pytest.importorskip("transformers")
+    report = deform.run(options)
+    for table in report.tables:
+        assert names(table) == ["ours", "ours, projecting first", "transformers", "reading the maps once"]
+    assert float(report.notes[0].split()[-1].rstrip(".")) < 1e-5
+
+
+@pytest.mark.parametrize("options", [(forward, ["--size", "320x256", "--precision", "fp32"])], indirect=True)
+def test_inference_has_a_table_a_size(options):
+    pytest.importorskip("transformers")
+    (table,) = forward.run(options).tables
+    assert "R18 320x256, batch 1, fp32" in table.title
+    assert names(table) == ["ours", "transformers", "arithmetic floor"]
+
+
+@pytest.mark.parametrize(
+    "options", [(loop, ["--size", "64x64", "--batch", "1", "--workers", "0", "--precision", "fp32"])], indirect=True
+)
+def test_the_parts_of_a_step_add_up(options):
+    options.rounds = 2
+    (table,) = loop.run(options).tables
+    seconds = {row.name: row.value.samples for row in table.rows}
+    assert [len(samples) for samples in seconds.values()] == [2] * len(seconds)
+    for i, whole in enumerate(seconds["step"]):
+        parts = {name: samples[i] for name, samples in seconds.items()}
+        assert sum(parts[part] for part in (*PARTS, loop.LOOP)) == pytest.approx(whole)
+        assert parts[loop.BESIDE] == pytest.approx(whole - sum(parts[p] for p in ("forward", "backward", "optimizer")))
+        assert 0 <= parts[loop.REST] < parts[loop.LOOP] < parts[loop.BESIDE] < whole
+
+
+@pytest.mark.slow
+def test_recomputing_more_keeps_less_and_computes_more():
+    counts = [memory.count_ours(18, *SIZE, 1, 3, recompute=parts) for parts in ([], *memory.RECOMPUTED)]
+    neither, backbone, encoder, both = counts
+    assert neither.peak_bytes > max(backbone.peak_bytes, encoder.peak_bytes) > both.peak_bytes
+    assert neither.flops < min(backbone.flops, encoder.flops) < both.flops
+    assert len({count.bytes_at_start for count in counts}) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "options", [(step, ["--size", "320x256", "--batch", "2", "--boxes", "3", "--precisions", "fp32"])], indirect=True
+)
+def test_a_training_step_has_its_peers_its_floor_and_its_parts(options):
+    pytest.importorskip("transformers")
+    compared, parts = step.run(options).tables
+    assert names(compared) == ["ours", "transformers", "transformers, channels-last", "arithmetic floor"]
+    assert names(parts) == ["step", *PARTS, "loop"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "options", [(startup, ["--override", "data.num_train=8", "data.num_val=2", "hardware=cpu"])], indirect=True
+)
+def test_the_start_of_a_training_is_split_into_parts(options):
+    (table,) = startup.run(options).tables
+    seconds = {row.name: row.figures[0] for row in table.rows}
+    assert sum(seconds.values()) == pytest.approx(2 * seconds["whole"])
+    assert {"imports", "first batch and step"} <= seconds.keys() and min(seconds.values()) > 0
