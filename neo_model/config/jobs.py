@@ -20,6 +20,7 @@ from neo_model.config.quoting import typed
 from neo_model.config.secrets import RedactingFilter
 from neo_model.config.targets import TARGET
 from neo_model.data import Classes, DetectionData
+from neo_model.data.workers import telling_of_lost_workers
 from neo_model.engine import EvaluationPlan, Runner, RunSettings, evaluate, inference_form
 from neo_model.engine.checkpoint import averaged_weights, check_classes
 from neo_model.engine.console import ConsoleHandler
@@ -30,6 +31,8 @@ from neo_model.utils import UserError
 from neo_model.utils.seeding import seed_everything
 
 log = logging.getLogger("neo_model")
+
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory")  # of a GPU or Python, of torch on a CPU
 
 
 def train_job(config: DictConfig, open_folder: Callable[[], Path], *, resume: bool = False) -> float:
@@ -48,7 +51,7 @@ def train_job(config: DictConfig, open_folder: Callable[[], Path], *, resume: bo
         UserError: the data, the weights or the disk are at fault.
         Interrupted: Ctrl-C or SIGTERM, after the checkpoint.
     """
-    with run_log() as file_log, _naming_the_batch_size():
+    with run_log() as file_log, _telling_what_helps(config):
         data = instantiate(config.data, key="data")
         data.check_same_classes()
         seed_everything(config.seed)
@@ -112,14 +115,22 @@ def _restore(runner: Runner) -> None:
 
 
 @contextmanager
-def _naming_the_batch_size() -> Iterator[None]:
-    """A GPU that runs out of memory is the user's to give less to do at once."""
+def _telling_what_helps(config: DictConfig) -> Iterator[None]:
+    """Memory that runs out and loader processes that are lost are the user's to mend, without a traceback."""
     try:
-        yield
-    except torch.OutOfMemoryError as error:
-        remedy = "lower it (and raise hardware.accumulate), use hardware=rtx3090_lowmem, or a smaller data/resolution"
-        said = ". ".join(str(error).split(". ")[:2])  # torch goes on with advice for programmers
-        raise UserError("hardware.batch_size", f"is too much for the GPU ({said})", remedy) from error
+        with telling_of_lost_workers():
+            yield
+    except (torch.OutOfMemoryError, RuntimeError, MemoryError) as error:
+        said = str(error) or "Python is out of memory"
+        if not any(phrase in said for phrase in OUT_OF_MEMORY):
+            raise
+        said = ". ".join(said.splitlines()[0].split(". ")[:2]).rstrip(".")  # torch goes on with advice for programmers
+        peak = instantiate(config.hardware, key="hardware").memory_gib()
+        size = config.data.resolution
+        load = f"{config.hardware.batch_size} images of {size.width}x{size.height} are too much at once"
+        remedy = "lower it and raise hardware.accumulate, set hardware.recompute=[backbone,encoder]"
+        remedy += ", or take a smaller data/resolution"
+        raise UserError("hardware.batch_size", f"{load} (peak {peak:.1f} GiB; {said})", remedy) from error
 
 
 def _title(config: DictConfig) -> str:
@@ -156,7 +167,7 @@ def eval_job(checkpoint: dict, config: DictConfig, settings: DictConfig, open_fo
     run_dir = open_folder()
     batches = tqdm(loader, desc="evaluating", unit="batch", leave=False, disable=None)
     try:
-        with _naming_the_batch_size():
+        with _telling_what_helps(config):
             evaluate(inference_form(model, hardware), batches, evaluator, plan, hardware)
     except FloatingPointError as error:
         raise UserError(settings.ckpt, str(error), "evaluate with hardware.precision=fp32") from error

@@ -73,6 +73,10 @@ class DetectionDataset(Dataset):
     def __len__(self) -> int:
         return len(self.indices)
 
+    def path(self, index: int) -> Path:
+        """The file of an image."""
+        return self.folder / self.instances.file_name(int(self.indices[index]))
+
     def __getitem__(self, item: int | SampleRequest) -> tuple[torch.Tensor, dict]:
         """The sample of a request; a plain number asks for the image as evaluation sees it.
 
@@ -103,7 +107,7 @@ class DetectionDataset(Dataset):
         index = int(self.indices[request.index])
         instances = self.instances
         source_wh = tuple(instances.sizes_wh[index].tolist())
-        image = load_image(self.folder / instances.file_name(index), source_wh)
+        image = load_image(self.path(request.index), source_wh)
         boxes_xyxy, labels = instances.objects(index)
         target_wh = request.width, request.height
         placement = FITS[self.fit](source_wh, target_wh)

@@ -38,6 +38,10 @@ def load_or_replace(
             return dataset.load(candidate, canvas), damaged
         except DamagedImage as error:
             damaged.append(error)
+        except UserError:
+            raise
+        except Exception as error:  # a fault of ours, which keeps its traceback; without the file it cannot be repeated
+            raise RuntimeError(f"{dataset.path(candidate.index)} could not be made a sample") from error
     raise damaged[0]
 
 

@@ -3,9 +3,10 @@
 import os
 import signal
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
 import cv2
@@ -14,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from neo_model.data.buffers import KeptBuffers, KeptImages
 from neo_model.data.dataset import DetectionDataset, SampleRequest
+from neo_model.data.findings import first_of
 from neo_model.data.image_files import DamagedImage
 from neo_model.data.replacement import DamageCount, load_or_replace
 from neo_model.utils import UserError
@@ -24,6 +26,8 @@ LoaderKind = Literal["process", "thread"]
 
 # Batches in the hands of whoever asked: the last one, still in use while the next is received.
 BATCHES_IN_USE = 2
+# Seconds without a batch after which worker processes are taken to hang, on a disk that does not answer for example.
+LONGEST_WAIT = 600.0
 
 
 @dataclass
@@ -103,12 +107,32 @@ class Batches:
         keep_freed_memory()
         if workers and kind == "process":
             options = {"prefetch_factor": prefetch, "pin_memory": pin_memory, "persistent_workers": persistent}
-            self._packed = _processes(dataset, order, buffers, workers, **options)
+            self._packed = _Processes(dataset, order, buffers, workers, **options)
         else:
             self._packed = _Threads(dataset, order, buffers, workers, ahead, pin_memory)
 
     def __iter__(self) -> Iterator[Batch]:
         return _unpacked(iter(self._packed), self._damage)
+
+
+@contextmanager
+def telling_of_lost_workers(due: Callable[[], str] = lambda: "") -> Iterator[None]:
+    """Turn what torch says of a worker process that is dead or hangs into a ``UserError``.
+
+    Of a dead one torch tells by a signal handler, and so wherever the main thread is.
+
+    Args:
+        due: what the workers were to do, for the error.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        said = str(error).splitlines()[0]
+        if not said.startswith(("DataLoader worker", "DataLoader timed out")):
+            raise
+        cause = f"a loader process is lost{due()} ({said.rstrip('.')})"
+        remedy = "if memory ran out, lower it or hardware.prefetch; if a disk hangs, mend it; then resume the run"
+        raise UserError("hardware.workers", cause, remedy) from error
 
 
 def _unpacked(packed_batches, damage: DamageCount | None) -> Iterator[Batch]:
@@ -184,12 +208,16 @@ class _Leasing(Sampler):
 
     order: Sampler
     buffers: KeptBuffers
+    due: deque[list[SampleRequest]] = field(default_factory=deque)
 
     def __len__(self) -> int:
         return len(self.order)
 
     def __iter__(self) -> Iterator[_Leased]:
-        return (_Leased(requests, self.buffers.lease()) for requests in self.order)
+        self.due.clear()
+        for requests in self.order:
+            self.due.append(requests)
+            yield _Leased(requests, self.buffers.lease())
 
 
 @dataclass(frozen=True)
@@ -215,18 +243,43 @@ class _InWorker(Dataset):
         return packed if leased.block is None else replace(packed, images=self.buffers.sent(leased.block, shape))
 
 
-def _processes(dataset: DetectionDataset, order: Sampler, buffers: KeptBuffers, workers: int, **options) -> DataLoader:
-    return DataLoader(
-        _InWorker(dataset, buffers),
-        batch_sampler=_Leasing(order, buffers),
-        collate_fn=_already_packed,
-        num_workers=workers,
-        multiprocessing_context="fork",  # the workers inherit the buffers
-        worker_init_fn=_start_worker,
-        # Of no effect on the samples; without it each epoch would draw from the global generator.
-        generator=torch.Generator(),
-        **options,
-    )
+class _Processes:
+    """Batches from torch's worker processes; ``options`` are the ``DataLoader``'s."""
+
+    def __init__(
+        self, dataset: DetectionDataset, order: Sampler, buffers: KeptBuffers, workers: int, **options
+    ) -> None:
+        self._dataset, self._order = dataset, _Leasing(order, buffers)
+        self._loader = DataLoader(
+            _InWorker(dataset, buffers),
+            batch_sampler=self._order,
+            collate_fn=_already_packed,
+            num_workers=workers,
+            timeout=LONGEST_WAIT,
+            multiprocessing_context="fork",  # the workers inherit the buffers
+            worker_init_fn=_start_worker,
+            # Of no effect on the samples; without it each epoch would draw from the global generator.
+            generator=torch.Generator(),
+            **options,
+        )
+
+    def __iter__(self) -> Iterator[PackedBatch]:
+        iterator = iter(self._loader)
+        try:
+            with telling_of_lost_workers(self._due):
+                for packed in iterator:
+                    self._order.due.popleft()
+                    yield packed
+                    del packed
+        except Exception:
+            # The error's traceback keeps the iterator, which would end its workers when nobody refers to it.
+            iterator._shutdown_workers()
+            self._loader._iterator = None
+            raise
+
+    def _due(self) -> str:
+        names = [self._dataset.path(request.index) for requests in list(self._order.due)[:1] for request in requests]
+        return f" while it was to load {first_of(names)}"
 
 
 def _already_packed(batch):

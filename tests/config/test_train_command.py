@@ -124,19 +124,6 @@ def test_what_ends_a_run_is_in_its_log(command, tiny, monkeypatch, error):
     assert ("Traceback" in log) == isinstance(error, ZeroDivisionError)
 
 
-def test_a_gpu_without_the_memory_is_the_users_to_spare(command, tiny, trained, monkeypatch):
-    def fill(*arguments):
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. See the documentation.")
-
-    monkeypatch.setattr(Runner, "run", fill)
-    monkeypatch.setattr("neo_model.config.jobs.evaluate", fill)
-    assert command("train", *tiny, "hydra.run.dir=run").code == 2
-    said = "hardware.batch_size: is too much for the GPU (CUDA out of memory. Tried to allocate 2.00 GiB); lower it"
-    assert said in Path("run/train.log").read_text()
-    error = command("eval", f"ckpt={trained}/checkpoints/best.pt").error
-    assert said in error and "hardware=rtx3090_lowmem" in error
-
-
 def test_an_experiment_of_the_notebook_is_found_from_any_folder(command, tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(compose, "ROOT", tmp_path / "checkout")
     monkeypatch.setenv("NEO_MODEL_ROOT", "")

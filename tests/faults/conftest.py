@@ -1,3 +1,18 @@
-"""The small data set of the data tests, and what breaks it."""
+"""The small data sets and commands of the other tests, a run to go on from, and what breaks them."""
 
+from pathlib import Path
+
+import pytest
+
+from neo_model.config.command_line import main
+from tests.config.conftest import command, make_coco, one_thread, shapes_root, tiny  # noqa: F401
+from tests.config.test_command_errors import refused  # noqa: F401
 from tests.data.conftest import make_data, root  # noqa: F401
+
+
+@pytest.fixture(scope="package")
+def run_of_a_step(tmp_path_factory, tiny) -> Path:  # noqa: F811
+    """A finished run of one step, not to be changed."""
+    run_dir = tmp_path_factory.mktemp("one_step") / "run"
+    assert main("train", [*tiny, "limit_batches=1", f"hydra.run.dir={run_dir}"]) == 0
+    return run_dir

@@ -15,12 +15,11 @@ from neo_model.engine.checkpoint import read_checkpoint
 from neo_model.engine.checkpoint_folder import CheckpointFolder
 from neo_model.engine.progress import StopRequest
 from neo_model.engine.step_recorder import StepRecorder
-from tests.config.conftest import command, one_thread, shapes_root, tiny  # noqa: F401
 from tests.config.test_resume import different, last, losses
 
 
 @pytest.fixture(scope="module")
-def steps(tiny) -> list[str]:  # noqa: F811
+def steps(tiny) -> list[str]:
     """A run of 3 steps an epoch, of two batches each, that records every one and saves after it."""
     few = ["hardware.batch_size=2", "hardware.accumulate=2", "log_every=1", "save_minutes=0", "evaluation.every=2"]
     return [*tiny, *few, "schedule=constant", "schedule.warmup_steps=3"]
@@ -40,7 +39,7 @@ def flip(path: Path) -> None:
     path.write_bytes(damaged)
 
 
-def test_row_31_a_flipped_bit_sends_the_run_back_to_the_checkpoint_before(command, straight):  # noqa: F811
+def test_row_31_a_flipped_bit_sends_the_run_back_to_the_checkpoint_before(command, straight):
     shutil.copytree(straight, "run")
     Path("run", "checkpoints", "best.pt").unlink()
     flip(Path("run", "checkpoints", "last.pt"))
@@ -55,7 +54,7 @@ def test_row_31_a_flipped_bit_sends_the_run_back_to_the_checkpoint_before(comman
     assert Path("run", "checkpoints", "best.pt").exists()
 
 
-def test_row_26_other_data_and_other_settings_are_shown(command, steps, straight):  # noqa: F811
+def test_row_26_other_data_and_other_settings_are_shown(command, steps, straight):
     shutil.copytree(straight, "run")
     data = Path(read_checkpoint("run/checkpoints/last.pt")["config"]["data"]["root"])
     shutil.copytree(data, "moved")
@@ -74,10 +73,11 @@ def test_row_26_other_data_and_other_settings_are_shown(command, steps, straight
     assert "all 2 epochs are done" in command("train", *automatic).err
 
 
-def test_row_27_a_newer_version_is_not_passed_over(command, straight, monkeypatch):  # noqa: F811
+def test_row_27_a_newer_version_is_not_passed_over(command, straight, monkeypatch):
     shutil.copytree(straight, "run")
     monkeypatch.setattr("neo_model.engine.checkpoint.FORMAT", 1)
-    assert "run/checkpoints/last.pt: has format 2, newer than 1; update neo_model" in command("train", "resume=run").error
+    error = command("train", "resume=run").error
+    assert "run/checkpoints/last.pt: has format 2, newer than 1; update neo_model" in error
 
 
 @pytest.mark.slow
@@ -95,7 +95,7 @@ def test_row_33_asked_to_stop_at_random_moments_a_run_saves_and_is_gone(tmp_path
 
 
 @pytest.mark.parametrize("operation", ["write", "replace"])
-def test_row_32_a_full_disk_ends_the_run_with_its_checkpoint_whole(command, straight, monkeypatch, operation):  # noqa: F811
+def test_row_32_a_full_disk_ends_the_run_with_its_checkpoint_whole(command, straight, monkeypatch, operation):
     shutil.copytree(straight, "run")
     works = getattr(os, operation)
 
@@ -116,7 +116,7 @@ def test_row_32_a_full_disk_ends_the_run_with_its_checkpoint_whole(command, stra
     assert command("train", "resume=run", "epochs=3").code == 0
 
 
-def test_row_30_workers_may_change_at_each_resume(command, steps, straight, monkeypatch):  # noqa: F811
+def test_row_30_workers_may_change_at_each_resume(command, steps, straight, monkeypatch):
     record, stops = StepRecorder.__call__, []
     monkeypatch.setattr(StopRequest, "__init__", _remember(StopRequest.__init__, stops))
 

@@ -1,0 +1,129 @@
+"""Faults in the midst of training, rows 34 to 36 of the README's table."""
+
+import multiprocessing
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from neo_model.data import workers
+from neo_model.data.image_files import load_image
+from neo_model.engine import Runner
+from neo_model.engine.checkpoint_folder import CheckpointFolder
+from neo_model.engine.step_recorder import StepRecorder
+from neo_model.losses import Criterion
+from neo_model.utils import UserError
+from tests.config.test_resume import different, last, lines
+
+OPTIONS = {"batch_size": 2, "prefetch": 2, "pin_memory": False, "seed": 0}
+
+
+def test_row_34_a_killed_worker_ends_the_run_with_its_checkpoint(command, tiny, monkeypatch):
+    record = StepRecorder.__call__
+
+    def record_and_kill(recorder, report):
+        record(recorder, report)
+        if recorder.runner.progress.step == 2:
+            for worker in multiprocessing.active_children():
+                worker.kill()
+
+    few = ["hardware.workers=2", "save_minutes=0", "epochs=2", "evaluation.every=2"]
+    with monkeypatch.context() as patch:
+        patch.setattr(StepRecorder, "__call__", record_and_kill)
+        outcome = command("train", *tiny, *few, "hydra.run.dir=run")
+    assert outcome.code == 2
+    error = outcome.err.splitlines()[-1]
+    assert error.startswith("error: hardware.workers: a loader process is lost") and "Traceback" not in outcome.err
+    assert "is killed by signal: Killed" in error and error.endswith("then resume the run")
+    assert not multiprocessing.active_children()
+    assert CheckpointFolder(Path("run")).newest().content["progress"]["step"] >= 1
+    assert command("train", "resume=run").code == 0
+
+
+def test_row_34_a_hanging_worker_is_given_up_and_its_files_named(make_data, monkeypatch):
+    def hang(path, size_wh):
+        return time.sleep(1000) if path.name == "3.jpg" else load_image(path, size_wh)
+
+    monkeypatch.setattr("neo_model.data.dataset.load_image", hang)
+    monkeypatch.setattr(workers, "LONGEST_WAIT", 1.0)
+    monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.5)  # its patience with it at the end
+    loader = make_data().train_loader(workers=1, **OPTIONS)
+    with pytest.raises(UserError, match=r"is lost while it was to load .*3\.jpg.* timed out after 1.0 seconds"):
+        for epoch in range(9):
+            list(loader.epoch(epoch))
+    loader.close()
+    assert not multiprocessing.active_children()
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_row_34_an_error_of_ours_names_the_file_and_keeps_its_traceback(make_data, monkeypatch, number):
+    def fail(path, size_wh):
+        raise ZeroDivisionError("of ours")
+
+    monkeypatch.setattr("neo_model.data.dataset.load_image", fail)
+    loader = make_data().train_loader(workers=number, **OPTIONS)
+    with pytest.raises(RuntimeError, match=r"\.jpg could not be made a sample") as caught:
+        next(loader.epoch(0))
+    loader.close()
+    assert "ZeroDivisionError" in str(caught.value) or isinstance(caught.value.__cause__, ZeroDivisionError)
+    assert not multiprocessing.active_children()
+
+
+@pytest.fixture
+def nan_from_step_3(monkeypatch):
+    """The loss is NaN once two steps are done."""
+    forward, calls = Criterion.forward, []
+
+    def spoilt(criterion, *arguments, **keywords):
+        calls.append(1)
+        losses = forward(criterion, *arguments, **keywords)
+        return {name: loss * (float("nan") if len(calls) > 2 else 1.0) for name, loss in losses.items()}
+
+    monkeypatch.setattr(Criterion, "forward", spoilt)
+
+
+def test_row_35_steps_without_a_finite_loss_change_nothing_and_end_the_run(
+    command, tiny, monkeypatch, nan_from_step_3
+):
+    record = StepRecorder.__call__
+
+    def record_and_copy(recorder, report):
+        record(recorder, report)
+        if recorder.runner.progress.skipped_in_a_row == 1:
+            shutil.copy("run/checkpoints/last.pt", "before.pt")  # saved after the last good step
+
+    monkeypatch.setattr(StepRecorder, "__call__", record_and_copy)
+    monkeypatch.setattr("neo_model.engine.training_loop.MAX_SKIPPED_IN_A_ROW", 4)
+    outcome = command("train", *tiny, "hardware.batch_size=1", "save_minutes=0", "hydra.run.dir=run")
+    assert outcome.code == 2 and "Traceback" not in outcome.err
+    error = outcome.err.splitlines()[-1]
+    said = "error: step 2: 4 steps in a row had a loss or gradient that is not finite, last with images ["
+    assert error.startswith(said) and error.endswith("lower optim.lr, or use hardware.precision=fp32")
+    assert outcome.err.count("step 2 skipped: its loss or gradient is not finite") == 3
+    assert [line["train/skipped"] for line in lines("run") if "train/skipped" in line] == [1.0] * 3
+    changed = different(torch.load("before.pt", weights_only=True), last("run"))
+    # The noise for denoising was drawn, and the batches are behind.
+    assert changed == ["/progress/batch", "/progress/skipped_in_a_row", "/random/torch"], changed
+
+
+def test_row_36_a_gpu_or_a_machine_without_the_memory(command, tiny, run_of_a_step, monkeypatch):
+    def fill_gpu(*arguments):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. See the documentation.")
+
+    def fill_machine(*arguments):
+        torch.empty(2**50)
+
+    for fill, said in ((fill_gpu, "CUDA out of memory. Tried to allocate 2.00 GiB)"), (fill_machine, "can't allocate")):
+        with monkeypatch.context() as patch:
+            patch.setattr(Runner, "run", fill)
+            patch.setattr("neo_model.config.jobs.evaluate", fill)
+            outcome = command("train", *tiny, f"hydra.run.dir=run_{fill.__name__}")
+            assert outcome.code == 2 and "Traceback" not in outcome.err
+            error = outcome.err.splitlines()[-1]
+            assert error.startswith("error: hardware.batch_size: 4 images of 256x144 are too much at once (peak ")
+            assert said in error and error.removeprefix("error: ") in Path(f"run_{fill.__name__}/train.log").read_text()
+            for setting in ("hardware.accumulate", "hardware.recompute=[backbone,encoder]", "data/resolution"):
+                assert setting in error
+            assert said in command("eval", f"ckpt={run_of_a_step}/checkpoints/best.pt").error
