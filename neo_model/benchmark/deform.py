@@ -1,6 +1,6 @@
-"""One layer of deformable attention over the maps of a 1920x1088 image: 300 queries, 8 heads, 4 points, float32.
+"""One layer of deformable attention over the maps of a 1920x1088 image: 300 queries, 8 heads, 4 points.
 
-Ours beside ``transformers``' layer with the same weights, and beside our own plain order, which projects every token
+In float32, and under bf16 autocast with maps in bf16, as the encoder leaves them there. Ours beside ``transformers``' layer with the same weights, and beside our own plain order, which projects every token
 first. With backward means down to the parameters, the queries and the maps.
 """
 
@@ -17,6 +17,7 @@ from neo_model.benchmark.ceiling import copy_rate
 from neo_model.benchmark.measure import Timing, interleaved
 from neo_model.benchmark.subjects import size_argument
 from neo_model.benchmark.table import Report, Row, Table
+from neo_model.engine.hardware import PRECISIONS, Hardware
 from neo_model.models import deformable
 from neo_model.models.deformable import DeformableAttention, Tokens
 
@@ -53,29 +54,45 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--size", type=size_argument, default=(1088, 1920), help="WIDTHxHEIGHT (1920x1088)")
     parser.add_argument("--batch", type=int, default=1, help="images (1)")
     parser.add_argument("--queries", type=int, default=300, help="queries (300)")
+    parser.add_argument(
+        "--precisions", nargs="+", choices=("fp32", "bf16", "fp16"), default=["fp32", "bf16"], help="(fp32 bf16)"
+    )
 
 
 def run(arguments: argparse.Namespace) -> Report:
-    """Measure both directions."""
+    """Measure both directions at every precision."""
+    tables, notes = [], []
+    for precision in arguments.precisions:
+        hardware = Hardware(device=arguments.device, precision=precision, tf32=arguments.device == "cuda")
+        hardware.set_backends()
+        forms, maps = forms_of(hardware, arguments)
+        height, width = arguments.size
+        title = f"{arguments.queries} queries, {width}x{height}, batch {arguments.batch}, {precision}"
+        forward = {name: form.forward for name, form in forms.items()}
+        both = {name: form.with_backward for name, form in forms.items()}
+        tables.append(_table(f"forward, {title}", forward, maps, arguments))
+        tables.append(_table(f"with backward, {title}", both, maps, arguments))
+        notes.append(f"Outputs in {precision} differ by at most {largest_difference(forms):.1e}.")
+    return Report("deform", tables, notes)
+
+
+def forms_of(hardware: Hardware, arguments: argparse.Namespace) -> tuple[dict[str, Form], list[Tensor]]:
+    """The layer's forms, all with the same weights and inputs, and the maps that they read."""
     torch.manual_seed(0)
-    device, (height, width) = torch.device(arguments.device), arguments.size
+    device, (height, width) = hardware.device, arguments.size
     sizes = [(math.ceil(height / stride), math.ceil(width / stride)) for stride in STRIDES]
     shape = (arguments.batch, arguments.queries)
     queries = torch.randn(*shape, DIM, device=device, requires_grad=True)
     references = torch.rand(*shape, 4, device=device) * 0.5 + 0.2
     maps = [torch.randn(arguments.batch, DIM, h, w, device=device) for h, w in sizes]
+    maps = [x.to(PRECISIONS[hardware.precision] or torch.float32) for x in maps]
     layer = our_layer().to(device)
     forms = {
         "ours": ours_of(layer, queries, references, maps),
         "ours, projecting first": projecting_first(ours_of(layer, queries, references, maps)),
         PEER: peer_of(layer, queries, references, maps),
     }
-    title = f"{arguments.queries} queries, {width}x{height}, batch {arguments.batch}"
-    tables = [
-        _table(f"forward, {title}", {name: form.forward for name, form in forms.items()}, maps, arguments),
-        _table(f"with backward, {title}", {name: form.with_backward for name, form in forms.items()}, maps, arguments),
-    ]
-    return Report("deform", tables, [f"Outputs differ by at most {largest_difference(forms):.1e}."])
+    return {name: mixed_precision(form, hardware) for name, form in forms.items()}, maps
 
 
 def our_layer() -> DeformableAttention:
@@ -101,6 +118,16 @@ def projecting_first(form: Form) -> Form:
             return form.call()
 
     return Form(projected, form.leaves)
+
+
+def mixed_precision(form: Form, hardware: Hardware) -> Form:
+    """The same under autocast."""
+
+    def call() -> Tensor:
+        with hardware.autocast():
+            return form.call()
+
+    return Form(call, form.leaves)
 
 
 def peer_of(layer: DeformableAttention, queries: Tensor, references: Tensor, maps: list[Tensor]) -> Form:

@@ -13,6 +13,7 @@ from torch import Tensor
 from neo_model.benchmark.measure import interleaved
 from neo_model.benchmark.subjects import NUM_CLASSES, random_batch
 from neo_model.benchmark.table import Report, Row, Table
+from neo_model.engine.hardware import Hardware
 from neo_model.losses import HungarianMatcher
 from neo_model.ops.targets import pad_targets
 
@@ -30,6 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> Report:
     """Measure every number of boxes asked for."""
+    hardware = Hardware(device=arguments.device)
+    hardware.set_backends()  # a training keeps freed memory, too
     tables = []
     for count in arguments.boxes:
         logits, boxes = random_predictions(arguments)
@@ -37,7 +40,7 @@ def run(arguments: argparse.Namespace) -> Report:
         title = f"{arguments.layers} layers x {arguments.batch} images, {arguments.queries} queries, {count} boxes each"
         candidates = {"ours": ours(logits, boxes, batch.targets), PEER: peer(logits, boxes, batch.peer_targets)}
         timings = interleaved(
-            candidates, rounds=arguments.rounds, warmup=arguments.warmup, device=torch.device(arguments.device).type
+            candidates, rounds=arguments.rounds, warmup=arguments.warmup, device=hardware.device.type
         )
         tables.append(Table(title, [Row(name, timing, "ms") for name, timing in timings.items()], PEER))
     return Report("matcher", tables)

@@ -29,7 +29,8 @@ def test_all_forms_of_deformable_attention_agree(options):
     report = deform.run(options)
     for table in report.tables:
         assert names(table) == ["ours", "ours, projecting first", "transformers", "reading the maps once"]
-    assert float(report.notes[0].split()[-1].rstrip(".")) < 1e-5
+    in_fp32, in_bf16 = (float(note.split()[-1].rstrip(".")) for note in report.notes)
+    assert in_fp32 < 1e-5 < in_bf16 < 2e-2
 
 
 @pytest.mark.parametrize("options", [(forward, ["--size", "320x256", "--precision", "fp32"])], indirect=True)
