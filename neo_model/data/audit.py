@@ -12,7 +12,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from neo_model.data.coco import CocoInstances, examine_coco
-from neo_model.data.detection import DetectionData, check_same_classes
+from neo_model.data.detection import DetectionData, check_same_classes, refuse_without_boxes
 from neo_model.data.findings import Finding, finding_of, findings_of
 from neo_model.data.image_files import DamagedImage, WrongSize, examine_folder, inspect_image
 from neo_model.data.replacement import refuse_too_many
@@ -80,6 +80,7 @@ def audit(data: DetectionData, *, images: bool = True) -> list[SplitReport]:
         reports.append(SplitReport(split, title, findings))
     if len(instances) == 2:
         train, val = instances["train"], instances["val"]
+        reports[-1].findings.extend(_attempt(refuse_without_boxes, val))
         reports[-1].findings.extend(_attempt(check_same_classes, train.path, train.classes, val.path, val.classes))
     return reports
 

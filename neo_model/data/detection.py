@@ -81,6 +81,7 @@ class DetectionData:
     @cached_property
     def _val(self) -> CocoInstances:
         instances = read_coco(self.val_annotations)
+        refuse_without_boxes(instances)
         check_images(self.val_images, instances)
         return instances
 
@@ -189,6 +190,13 @@ class DetectionData:
         if not len(indices):
             raise UserError(self.train_annotations, "has no image with a box", "overfit needs at least one")
         return indices
+
+
+def refuse_without_boxes(instances: CocoInstances) -> None:
+    """Raise ``UserError`` if there is nothing to be found, so that AP is undefined."""
+    if instances.crowd.all():
+        remedy = "annotate some of its images, or give another file as data.val_annotations"
+        raise UserError(instances.path, "holds no boxes to evaluate on", remedy)
 
 
 def check_same_classes(train_path: Path, train: Classes, val_path: Path, val: Classes) -> None:

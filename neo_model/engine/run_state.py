@@ -31,13 +31,18 @@ def restore(path: Path, content: dict, learner: Learner, progress: Progress, ste
     """Put both states of a checkpoint back, and its progress.
 
     Raises:
-        UserError: it holds weights only, or part of an epoch of another length.
+        UserError: it holds weights only, those of another model, or part of an epoch of another length.
     """
     if "optimizer" not in content:
         raise UserError(str(path), "holds weights only", "resume from the run's folder, which has last.pt")
-    learner.model.load_state_dict(content["model"])
+    try:
+        learner.model.load_state_dict(content["model"])
+        if learner.ema is not None and content["ema"] is not None:
+            learner.ema.module.load_state_dict(content["ema"]["module"])
+    except RuntimeError as error:
+        remedy = "go on with another checkpoint of the run, or start a new run with weights=FILE"
+        raise UserError(str(path), "holds the weights of another model", remedy) from error
     if learner.ema is not None and content["ema"] is not None:
-        learner.ema.module.load_state_dict(content["ema"]["module"])
         learner.ema.n_averaged.copy_(content["ema"]["n_averaged"])
     learner.optimizer.load_state_dict(content["optimizer"])
     learner.scaler.load_state_dict(content["scaler"])

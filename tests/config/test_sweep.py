@@ -45,33 +45,6 @@ def test_four_jobs_train_in_named_folders(command, short, tmp_path):
     assert not list(tmp_path.glob("outputs/train*"))
 
 
-def test_a_failing_job_leaves_the_others_their_results(command, short, trained):
-    weights = f"weights=missing.pt,{trained}/checkpoints/best.pt"
-    outcome = command("train", "-m", weights, *short, "data/resolution=480x270", "hydra.sweep.dir=sweep")
-    assert outcome.code == 2
-    failed, finished = results(Path("sweep"))
-    assert failed["AP"] is None and failed["error"].startswith("missing.pt: there is no such file")
-    assert finished["error"] is None and finished["AP"] >= 0
-    assert "failed: missing.pt" in outcome.out and f"{finished['folder']}" in outcome.out
-    assert "Traceback" not in outcome.err
-    repeated = command("train", "-m", weights, *short, "data/resolution=480x270", "hydra.sweep.dir=sweep")
-    assert "already holds a sweep" in repeated.error
-    assert results(Path("sweep")) == [failed, finished]
-
-
-def test_a_crash_in_one_job_is_shown_and_tabled(command, short, monkeypatch):
-    def crash_at_seed_1(config, open_folder):
-        if config.seed == 1:
-            raise ZeroDivisionError("of ours")
-        return 0.25
-
-    monkeypatch.setattr("neo_model.config.jobs.train_job", crash_at_seed_1)
-    outcome = command("train", "-m", "seed=1,2", *short, "data/resolution=480x270", "hydra.sweep.dir=sweep")
-    assert outcome.code == 1
-    assert [result["AP"] for result in results(Path("sweep"))] == [None, 0.25]
-    assert "Traceback" in outcome.err and "ZeroDivisionError: of ours" in outcome.out
-
-
 def test_ctrl_c_ends_the_sweep_and_keeps_what_is_finished(command, short, monkeypatch):
     def interrupt_at_seed_2(config, open_folder):
         if config.seed == 2:

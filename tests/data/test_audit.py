@@ -88,9 +88,10 @@ def test_a_file_that_cannot_be_read_does_not_hide_the_other(make_data, root):
 def test_other_classes_and_a_missing_folder_are_found(make_data, root):
     content = small_instances()
     content["categories"][0]["name"] = "bus"
-    write_json(root / "instances_val.json", content)
+    write_json(root / "instances_val.json", {**content, "annotations": []})
     reports = audit(make_data(val_images=str(root / "none")), images=False)
-    folder, classes = found(reports, "val")
+    folder, boxes, classes = found(reports, "val")
+    assert boxes[1] == "holds no boxes to evaluate on" and boxes[4]
     assert folder[1] == "image folder is missing" and "'tram' and 'bus'" in classes[1] and classes[4]
 
 

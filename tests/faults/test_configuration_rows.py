@@ -1,0 +1,194 @@
+"""Faults of the command line, of weights and of sweeps: rows 16 and 21 to 29 of the README's table."""
+
+import json
+import shutil
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+
+from neo_model.config import run_dir as run_dirs
+from neo_model.config.run_dir import new_folder
+from tests.config.conftest import CPU, SIZE
+from tests.config.test_resume import last
+from tests.config.test_sweep import results
+from tests.data.conftest import write_json
+
+
+def custom(folder: Path) -> list[str]:
+    return ["model=tiny", "data=custom", f"data.root={folder}", *SIZE, *CPU, "logger=none", "epochs=1"]
+
+
+def test_row_16_an_empty_validation_set(refused, make_coco):
+    folder = make_coco("mine", ["crate"])
+    path = folder / "instances_val.json"
+    content = json.loads(path.read_text())
+    write_json(path, {**content, "images": [], "annotations": []})
+    assert f"error: {path}: holds no images; " in refused("train", *custom(folder))
+    write_json(path, {**content, "annotations": []})
+    assert f"error: {path}: holds no boxes to evaluate on; " in refused("train", *custom(folder))
+
+
+MISSPELT = {
+    "optm.lr=1e-4": ["optm.lr: there is no such key", "did you mean optim.lr"],
+    "+optim.lrr=1e-4": ["optim.lrr: there is no such key", "did you mean optim.lr?"],
+    "++optim.lrr=1e-4": ["optim.lrr: there is no such key", "did you mean optim.lr?"],
+    "model=rtdetr_r51": ["model=rtdetr_r51: there is no such choice", "did you mean rtdetr_r50"],
+    "data/resolution=1000x500": ["data/resolution=1000x500", "did you mean 960x540"],
+}
+
+
+@pytest.mark.parametrize("override", MISSPELT)
+def test_row_21_a_misspelt_key_with_the_nearest_name(refused, override):
+    error = refused("train", override)
+    assert all(part in error for part in MISSPELT[override]), error
+
+
+WRONG = {
+    "optim.lr=fast": ["optim.lr: 'fast' is not a number", "give a number above 0"],
+    "optim.lr=nan": ["optim.lr: nan is not"],
+    "optim.lr=-1": ["optim.lr: -1 is not", "above 0"],
+    "hardware.batch_size=0": ["hardware.batch_size: 0 is not a whole number at least 1"],
+    "data.resolution.width=1000": ["data/resolution 1000x270: is not 16:9", "use 480x270 or 992x558"],
+}
+
+
+@pytest.mark.parametrize("override", WRONG)
+def test_row_22_a_value_that_makes_no_sense_leaves_no_run(refused, override):
+    error = refused("train", override)
+    assert all(part in error for part in WRONG[override]), error
+
+
+def test_row_23_a_checkpoint_of_other_classes(command, refused, make_coco, run_of_a_step):
+    best = run_of_a_step / "checkpoints" / "best.pt"
+    folder = make_coco("mine", ["crate", "ball"])
+    error = refused("eval", f"ckpt={best}", "data=custom", f"data.root={folder}", "overfit=0")
+    assert f"{best}: has 5 classes, the data 2, first differing in 'ball' and 'crate', 'crate' and 'ball'" in error
+    assert error.endswith("train on these data with weights=FILE rehead=true\n")
+    error = refused("train", *custom(folder), f"weights={best}")
+    assert f"{best}: has 5 classes, the data 2; give rehead=true" in error
+    assert command("train", *custom(folder), f"weights={best}", "rehead=true", "limit_batches=1").code == 0
+
+
+def test_row_24_launches_in_one_moment_get_folders_of_their_own(tmp_path, monkeypatch):
+    class Frozen:
+        moments = iter([*["same"] * 8, *map(str, range(8))])
+
+        @staticmethod
+        def now():
+            return Frozen()
+
+        def strftime(self, form):
+            return next(Frozen.moments)
+
+    monkeypatch.setattr(run_dirs, "datetime", Frozen)
+    folders = []
+    threads = [threading.Thread(target=lambda: folders.append(new_folder(tmp_path / "runs"))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(set(folders)) == 4 and all(folder.is_dir() for folder in folders)
+    assert sum(folder.name == "same" for folder in folders) == 1
+
+
+def test_row_25_a_failing_job_leaves_the_others_their_results(command, short, run_of_a_step):
+    weights = f"weights=missing.pt,{run_of_a_step}/checkpoints/best.pt"
+    outcome = command("train", "-m", weights, *short, "data/resolution=480x270", "hydra.sweep.dir=sweep")
+    assert outcome.code == 2
+    failed, finished = results(Path("sweep"))
+    assert failed["AP"] is None and failed["error"].startswith("missing.pt: there is no such file")
+    assert finished["error"] is None and finished["AP"] >= 0
+    assert "failed: missing.pt" in outcome.out and f"{finished['folder']}" in outcome.out
+    assert "Traceback" not in outcome.err
+    repeated = command("train", "-m", weights, *short, "data/resolution=480x270", "hydra.sweep.dir=sweep")
+    assert "already holds a sweep" in repeated.error
+    assert results(Path("sweep")) == [failed, finished]
+
+
+def test_row_25_a_crash_in_one_job_is_shown_and_tabled(command, short, monkeypatch):
+    def crash_at_seed_1(config, open_folder):
+        if config.seed == 1:
+            raise ZeroDivisionError("of ours")
+        return 0.25
+
+    monkeypatch.setattr("neo_model.config.jobs.train_job", crash_at_seed_1)
+    outcome = command("train", "-m", "seed=1,2", *short, "data/resolution=480x270", "hydra.sweep.dir=sweep")
+    assert outcome.code == 1
+    assert [result["AP"] for result in results(Path("sweep"))] == [None, 0.25]
+    assert "Traceback" in outcome.err and "ZeroDivisionError: of ours" in outcome.out
+
+
+def test_row_26_another_machine_is_a_warning(command, run_of_a_step, monkeypatch):
+    shutil.copytree(run_of_a_step, "run")
+    monkeypatch.setattr(torch, "__version__", "9.9.9")
+    outcome = command("train", "resume=run", "hardware.precision=bf16")
+    assert outcome.code == 0
+    said = "the last bits of the weights may differ"
+    (warning,) = [line for line in outcome.err.splitlines() if line.startswith(said)]
+    assert "torch is 9.9.9, was 2." in warning and warning.endswith("precision is bf16, was fp32")
+
+
+@pytest.mark.parametrize("damage", ["text", "cut", "foreign", "pickle", "empty"])
+def test_row_27_a_file_that_is_no_checkpoint(refused, run_of_a_step, tiny, tmp_path, damage):
+    path = tmp_path / "bad.pt"
+    if damage == "foreign":
+        torch.save({"model": {"some.layer.weight": torch.ones(2)}}, path)
+    elif damage == "pickle":
+        torch.save({"model": Path("x")}, path)
+    else:
+        whole = (run_of_a_step / "checkpoints" / "best.pt").read_bytes()
+        path.write_bytes({"text": b"not found", "cut": whole[: len(whole) // 2], "empty": b""}[damage])
+    assert f"{path}: " in refused("eval", f"ckpt={path}")
+    assert f"{path}: " in refused("train", *tiny, f"weights={path}", "hydra.run.dir=run")
+    shutil.copytree(run_of_a_step, "resumed")
+    shutil.copy(path, "resumed/checkpoints/last.pt")
+    assert "resumed/checkpoints/last.pt: " in refused("train", "resume=resumed")
+
+
+def test_row_27_weights_of_another_model(command, refused, run_of_a_step, tiny):
+    best = run_of_a_step / "checkpoints" / "best.pt"
+    error = refused("eval", f"ckpt={best}", "model=rtdetr_r18")
+    assert f"{best}: holds the weights of another model; leave model out, the checkpoint brings its own" in error
+    error = refused("train", *tiny, "model=rtdetr_r18", f"weights={best}")
+    assert f"{best}: " in error and "model" in error
+    shutil.copytree(run_of_a_step, "resumed")
+    content = last("resumed")
+    name = next(iter(content["model"]))
+    del content["model"][name]
+    torch.save(content, "resumed/checkpoints/last.pt")
+    ended = command("train", "resume=resumed", "epochs=2")
+    assert ended.code == 2
+    assert "error: resumed/checkpoints/last.pt: holds the weights of another model; go on with" in ended.err
+
+
+HOSTILE = {
+    "hydra.callbacks.x._target_=os.system": "hydra.callbacks.x._target_: is refused; of Hydra only",
+    "hydra.job_logging.formatters.simple.class=os.system": "hydra.job_logging.formatters.simple.class: is refused",
+    "optim._target_=os.system": "optim._target_: 'os.system' is not allowed here",
+    "data.augment._target_=torch.utils.collect_env.run": "'torch.utils.collect_env.run' is not allowed here",
+}
+
+
+@pytest.mark.parametrize("override", HOSTILE)
+def test_row_28_a_target_or_a_callback_of_ones_own_is_refused(refused, override):
+    assert HOSTILE[override] in refused("train", override)
+
+
+def test_row_28_a_checkpoint_that_names_code_to_run(refused, run_of_a_step, tmp_path):
+    content = torch.load(run_of_a_step / "checkpoints" / "best.pt", weights_only=True)
+    content["config"]["model"] = {"_target_": "os.system", "command": "touch ran"}
+    torch.save(content, tmp_path / "hostile.pt")
+    assert "model._target_: 'os.system' is not allowed here" in refused("eval", f"ckpt={tmp_path}/hostile.pt")
+
+
+def test_row_29_what_comes_from_the_environment_is_in_no_file(command, refused, tiny, monkeypatch):
+    secret = "0123456789abcdef0123"
+    monkeypatch.setenv("MY_API_KEY", secret)
+    error = refused("train", *tiny, f"data.root={secret}")
+    assert "data.root: holds the value of $MY_API_KEY, which would be written to files" in error and secret not in error
+    outcome = command("train", *tiny, "limit_batches=1", "data.root=${oc.env:MY_API_KEY}", "hydra.run.dir=run")
+    assert outcome.code == 0 and secret not in outcome.out + outcome.err
+    for path in Path("run").rglob("*"):
+        assert path.is_dir() or secret.encode() not in path.read_bytes(), path
