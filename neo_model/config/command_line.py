@@ -38,7 +38,7 @@ def main(job: str, arguments: list[str] | None = None) -> int:
         return _train(options) if job == "train" else _evaluate(options)
     except UserError as error:
         if "debug=true" in (argument.lower() for argument in arguments):
-            traceback.print_exc()
+            print(redacted(traceback.format_exc()), end="", file=sys.stderr)
         print(f"error: {redacted(str(error))}", file=sys.stderr)
         return USER_ERROR
     except KeyboardInterrupt as interruption:

@@ -48,9 +48,12 @@ class RedactingFilter(logging.Filter):
     """Takes the environment's secrets out of the messages of a handler."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Rewrite the record's message if need be; it always passes."""
+        """Rewrite the record's message and traceback if need be; it always passes."""
         message = record.getMessage()
         clean = redacted(message)
         if clean != message:
             record.msg, record.args = clean, ()
+        if record.exc_info and not record.exc_text:
+            # Formatters print this text instead of their own.
+            record.exc_text = redacted(logging.Formatter().formatException(record.exc_info))
         return True

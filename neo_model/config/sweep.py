@@ -18,6 +18,7 @@ from neo_model.config.hydra_guard import check_composed_hydra
 from neo_model.config.problems import raise_all
 from neo_model.config.quoting import quoted
 from neo_model.config.run_dir import chosen_folder, new_folder
+from neo_model.config.secrets import redacted
 from neo_model.config.validate import check_training, validate_training
 from neo_model.utils import UserError
 
@@ -112,12 +113,12 @@ def run_job(config: DictConfig) -> float:
 
         result["AP"] = train_job(config, lambda: run_dir)
     except UserError as error:
-        result |= {"error": str(error), "user_error": True}
-        print(f"error: {error}", file=sys.stderr)
+        result |= {"error": redacted(str(error)), "user_error": True}
+        print(f"error: {result['error']}", file=sys.stderr)
         _release(error.__cause__)
     except Exception as error:  # a crash of one job must not take the others with it; it is shown and tabled
-        result |= {"error": traceback.format_exception_only(error)[-1].strip()}
-        traceback.print_exc()
+        result |= {"error": redacted(traceback.format_exception_only(error)[-1].strip())}
+        print(redacted(traceback.format_exc()), end="", file=sys.stderr)
         _release(error)
     (run_dir / RESULT_FILE).write_text(json.dumps(result) + "\n")
     return math.nan if result["AP"] is None else result["AP"]

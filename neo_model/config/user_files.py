@@ -1,5 +1,7 @@
 """A look at a user's YAML files before OmegaConf copies every alias in them out."""
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import yaml
@@ -19,8 +21,19 @@ def check_user_files(folder: Path) -> None:
     Raises:
         UserError: one is not YAML, names types of Python, or expands to more than ``MOST_NODES`` entries.
     """
-    for path in sorted([*folder.rglob("*.yaml"), *folder.rglob("*.yml")]):
+    for path in sorted(_yaml_files(folder)):
         _check_file(path)
+
+
+def _yaml_files(folder: Path) -> Iterator[Path]:
+    """All YAML files below a folder, those behind links too, as Hydra finds them; each folder once."""
+    seen = set()
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        if (real := os.path.realpath(parent)) in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        yield from (Path(parent, name) for name in names if name.endswith((".yaml", ".yml")))
 
 
 def _check_file(path: Path) -> None:

@@ -107,6 +107,20 @@ def validate_evaluation(config: DictConfig, found: Iterable[UserError] = ()) -> 
     raise_all([*found, *unresolved, *_check_settings(plain, schema.EVALUATION_SETTINGS)])
 
 
+def check_node(key: str, node: Any, expected: type) -> None:
+    """Check one node of a plain configuration before it is built.
+
+    Args:
+        key: its dotted key in a training configuration, for example "data.resolution".
+        node: the plain value there, without references.
+        expected: the class, or a base of it, that must stand there.
+
+    Raises:
+        UserError: one error that lists everything wrong.
+    """
+    raise_all(_check_node(key, node, frozenset({schema.TRAINING_NODES[key.split(".")[0]]}), expected))
+
+
 def _resolved(config: DictConfig, found: Iterable[UserError]) -> tuple[dict, list[UserError]]:
     """The plain configuration with interpolations resolved, and the keys that were not given or do not resolve."""
     missing = _missing_keys("", OmegaConf.to_container(config))

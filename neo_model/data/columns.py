@@ -53,7 +53,7 @@ def box_column(path: Path, what: str, entries: list[dict], key: str) -> np.ndarr
 
 
 def text_column(path: Path, what: str, entries: list[dict], key: str) -> list[str]:
-    """The strings, none empty. Arguments and errors as ``integer_column``."""
+    """The strings, none empty and all of real characters. Arguments and errors as ``integer_column``."""
     values = _values(path, what, entries, key)
     if not all(map(_is_text, values)):
         _refuse_first(path, what, entries, values, key, _is_text, "a text")
@@ -89,7 +89,13 @@ def _is_box(value) -> bool:
 
 
 def _is_text(value) -> bool:
-    return isinstance(value, str) and bool(value)
+    if not (isinstance(value, str) and value):
+        return False
+    try:
+        value.encode()  # JSON can hold half a character, "\\ud800", which no file name or table can
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _refuse_first(

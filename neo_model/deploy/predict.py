@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from neo_model.data.image_files import decode
+from neo_model.data.resolution import Resolution
 from neo_model.data.transforms import FITS, Fit, render
 from neo_model.engine.checkpoint import averaged_weights, read_checkpoint
 from neo_model.engine.evaluation_loop import EvaluationPlan, detect, inference_form
@@ -60,7 +61,7 @@ def load_detector(
     checkpoint = read_checkpoint(path)
     names = checkpoint["classes"]["names"]
     try:
-        config = _without_interpolations(checkpoint["config"])
+        config = _checked(checkpoint["config"])
         model = build_model_from_config(config["model"], num_classes=len(names))
         resolution = instantiate(config["data"]["resolution"], key="data.resolution")
         plan, fit = instantiate(config["evaluation"], key="evaluation"), config["data"]["fit"]
@@ -163,16 +164,23 @@ def _checked_device(device: str) -> str:
     return device
 
 
-def _without_interpolations(config: dict) -> dict:
-    """The configuration with references such as ``${model.encoder_dim}`` resolved where prediction reads them.
+def _checked(config: dict) -> dict:
+    """The configuration, checked and with references such as ``${model.encoder_dim}`` resolved where it is read here.
 
-    Only then is all of it resolved: data paths from the environment of the training machine need not exist here.
+    All of it only where there are references: data paths from the environment of the training machine need not exist.
     """
-    read = [config["model"], config["data"]["resolution"], config["data"]["fit"], config["evaluation"]]
-    if "${" not in repr(read):
-        return config
     from neo_model.config.restore import restore_training_config
+    from neo_model.config.validate import check_node
+    from neo_model.config.values import mismatch
 
+    model, data, evaluation = (config[key] for key in ("model", "data", "evaluation"))
+    if "${" not in repr([model, data["resolution"], data["fit"], evaluation]):
+        check_node("model", model, nn.Module)
+        check_node("data.resolution", data["resolution"], Resolution)
+        check_node("evaluation", evaluation, EvaluationPlan)
+        if problem := mismatch(data["fit"], Fit):
+            raise UserError("data.fit", *problem)
+        return config
     return restore_training_config(config)
 
 

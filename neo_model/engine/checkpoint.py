@@ -9,7 +9,7 @@ import torch
 from neo_model.models.weights import read_tensors
 from neo_model.utils import UserError
 from neo_model.utils.sealed_file import write_sealed
-from neo_model.utils.untrusted import check_classes_entry, check_plain
+from neo_model.utils.untrusted import check_classes_entry, check_plain, check_state_entries
 
 FORMAT = 2  # 1 had no seal
 
@@ -61,6 +61,7 @@ def read_checkpoint(path: str | Path) -> dict:
         raise NewerFormat(str(path), f"has format {content['format']}, newer than {FORMAT}", "update neo_model")
     check_plain(path, "config", content["config"])
     check_classes_entry(path, content["classes"])
+    check_state_entries(path, content["model"], content.setdefault("ema", None))
     return content
 
 

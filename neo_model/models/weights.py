@@ -2,6 +2,7 @@
 
 import logging
 import re
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -116,7 +117,10 @@ def read_tensors(path: str | Path) -> dict:
     try:
         check_seal(path)
         refuse_bomb(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            # Of a protocol of pickles that torch may not read; if it does not, the error below says so.
+            warnings.filterwarnings("ignore", message="Detected pickle protocol")
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except UserError:
         raise
     except (FileNotFoundError, IsADirectoryError) as error:

@@ -38,6 +38,8 @@ def check_plain(path: str | Path, key: str, value: Any) -> None:
     Raises:
         UserError: naming the key.
     """
+    if not isinstance(value, dict):
+        raise UserError(str(path), f"its {key} is no dictionary", REMEDY)
     entries, waiting = 0, [(key, value, 0)]
     while waiting:
         place, entry, depth = waiting.pop()
@@ -64,3 +66,19 @@ def check_classes_entry(path: str | Path, classes: Any) -> None:
     are_lists = isinstance(names, list) and isinstance(ids, list) and len(names) == len(ids) > 0
     if not (are_lists and all(type(name) is str for name in names) and all(type(number) is int for number in ids)):
         raise UserError(str(path), "its classes are not names with ids", REMEDY)
+
+
+def check_state_entries(path: str | Path, model: Any, average: Any) -> None:
+    """Refuse a checkpoint whose ``model`` is no state dict, or whose ``ema`` is neither None nor holds one.
+
+    Raises:
+        UserError: naming the entry.
+    """
+    if not _is_state(model):
+        raise UserError(str(path), "its model is not named weights", REMEDY)
+    if average is not None and not (isinstance(average, dict) and _is_state(average.get("module"))):
+        raise UserError(str(path), "its ema holds no named weights", REMEDY)
+
+
+def _is_state(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(name, str) for name in value)

@@ -1,0 +1,207 @@
+"""The command line and folders of configurations: nothing there makes Hydra, or us, call what is not ours."""
+
+import logging.config
+import os
+import pickle
+
+import pytest
+from omegaconf import OmegaConf
+
+from neo_model.config.compose import compose
+from neo_model.config.hydra_guard import check_composed_hydra, permitted_overrides
+from tests.security.conftest import touching
+from tests.security.payloads import Call
+
+EVIL = "{_target_: torch.utils.collect_env.run, command: 'COMMAND'}"
+
+INTO_HYDRA = [
+    "hydra.callbacks.x._target_=torch.utils.collect_env.run",
+    f"+hydra.callbacks.x={EVIL}",
+    f"++hydra.callbacks={{x: {EVIL}}}",
+    f"hydra={{callbacks: {{x: {EVIL}}}}}",
+    "hydra/callbacks=evil",
+    "+hydra/callbacks@hydra.callbacks=evil",
+    "~hydra.callbacks",
+    "+model@hydra.callbacks.x=tiny",
+    "+experiments@hydra=evil",
+    "hydra/launcher@hydra.callbacks.x=basic",
+    "hydra/job_logging=evil",
+    "hydra/hydra_logging=default",
+    "hydra.job_logging.formatters.simple.class=os.system",
+    "+hydra.job_logging.handlers.x={'()': os.system, command: 'COMMAND'}",
+    "+hydra.hydra_logging.handlers.x={'()': os.system, command: 'COMMAND'}",
+    "+hydra.job.env_set.PATH=/evil",
+    "hydra.searchpath=[file:///evil]",
+    "hydra.launcher._target_=torch.utils.collect_env.run",
+    f"+hydra.launcher.x={EVIL}",
+    "hydra.sweeper._target_=torch.utils.collect_env.run",
+    f"hydra.sweeper={EVIL}",
+    f"+hydra.sweeper.params={{+hydra.callbacks.x: {EVIL}}}",
+    "hydra.help.template=x",
+    "hydra.run.dir@x=y",
+    "HYDRA.callbacks.x._target_=os.system",
+    "\uff48ydra.callbacks.x._target_=os.system",
+    "hydra .callbacks.x._target_=os.system",
+    "hydra\n.callbacks.x._target_=os.system",
+    "'hydra.callbacks.x._target_'=os.system",
+    "$hydra.callbacks=1",
+]
+
+
+@pytest.mark.parametrize("override", INTO_HYDRA, ids=ascii)
+def test_an_override_that_reaches_into_hydra(refused_command, canary, override):
+    override = override.replace("COMMAND", touching(canary))
+    refused_command("train", override)
+    if override.lstrip("+~").startswith("hydra") and "is refused" in _refusal(override):
+        refused_command("train", "-m", "seed=1,2", override)
+        refused_command("train", "--cfg", "job", override)
+        refused_command("eval", "ckpt=x.pt", override)
+
+
+def _refusal(override: str) -> str:
+    try:
+        permitted_overrides([override])
+    except Exception as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.parametrize("option", ["--experimental-rerun={}", "--config-path={}", "--config-name={}"])
+def test_an_option_of_hydras_that_reads_another_file(refused_command, canary, tmp_path, option):
+    (tmp_path / "evil").write_bytes(pickle.dumps(Call(os.system, touching(canary))))
+    assert "is not used here" in refused_command("train", option.format(tmp_path / "evil"))
+
+
+TARGETS = [
+    "model._target_=torch.utils.collect_env.run",
+    f"+logger.evil={EVIL}",
+    f"+logger.evil=[{EVIL}]",
+    "++logger.evil._target_=os.system",
+    f"model.backbone={EVIL}",
+    f"+model.backbone.extra={EVIL}",
+    f"data.resolution.train_sizes=[{EVIL}]",
+    f"+optim._args_=[{EVIL}]",
+    "+optim._partial_=true",
+    "optim._target_=${oc.env:EVIL_TARGET}",
+    "optim._target_=${oc.decode:${oc.env:EVIL_TARGET}}",
+    "optim.lr=${oc.decode:os.system}",
+    "+optim@model=adamw",
+    f"weights={EVIL}",
+    "+_target_=os.system",
+]
+
+
+@pytest.mark.parametrize("override", TARGETS)
+def test_a_target_on_the_command_line(refused_command, canary, monkeypatch, override):
+    monkeypatch.setenv("EVIL_TARGET", "torch.utils.collect_env.run")
+    refused_command("train", override.replace("COMMAND", touching(canary)))
+
+
+def test_a_logging_factory_is_live(tmp_path):
+    factory = {"()": "torch.utils.collect_env.run", "command": touching(tmp_path / "fired")}
+    with pytest.raises((ValueError, AttributeError)):  # what it gives is no handler
+        logging.config.dictConfig({"version": 1, "disable_existing_loggers": False, "handlers": {"x": factory}})
+    assert (tmp_path / "fired").exists()
+
+
+WHOLE = "# @package _global_\n"
+FACTORY = "{version: 1, handlers: {x: {(): torch.utils.collect_env.run, command: 'COMMAND'}}}"
+ALIASES = "a: &a [0, 0, 0, 0, 0, 0, 0, 0, 0, 0]\n" + "".join(
+    f"{new}: &{new} [{', '.join([f'*{old}'] * 10)}]\n" for old, new in zip("abcdefgh", "bcdefghi", strict=True)
+)
+# Files of the folder by their paths, and what is chosen of them on the command line.
+FOLDERS: dict[str, tuple[dict[str, str], list[str]]] = {
+    "callback": ({"experiments/evil.yaml": f"{WHOLE}hydra: {{callbacks: {{x: {EVIL}}}}}"}, ["experiments=evil"]),
+    "callback of a machine": ({"local/default.yaml": f"{WHOLE}hydra: {{callbacks: {{x: {EVIL}}}}}"}, []),
+    "callback by alias": (
+        {"local/default.yaml": f"{WHOLE}seed: 0\nlogger: {{x: &x {EVIL}}}\nhydra: {{callbacks: {{x: *x}}}}"}, []
+    ),
+    "callback by reference": (
+        {"local/default.yaml": f"{WHOLE}logger: {{x: {EVIL}}}\nhydra: {{callbacks: {{x: '${{logger.x}}'}}}}"}, []
+    ),
+    "callback by package": ({"model/evil.yaml": f"# @package hydra.callbacks.x\n{EVIL}"}, ["model=evil"]),
+    "callback in Hydra's group": (
+        {"hydra/callbacks/evil.yaml": f"x: {EVIL}",
+         "experiments/evil.yaml": f"{WHOLE}defaults: [{{override /hydra/callbacks: evil}}]"}, ["experiments=evil"]
+    ),
+    "job logging": ({"local/default.yaml": f"{WHOLE}hydra: {{job_logging: {FACTORY}}}"}, []),
+    "own logging": ({"local/default.yaml": f"{WHOLE}hydra: {{hydra_logging: {FACTORY}}}"}, []),
+    "logging by reference": (
+        {"local/default.yaml": f"{WHOLE}logger: {FACTORY}\nhydra: {{job_logging: '${{logger}}'}}"}, []
+    ),
+    "environment": ({"local/default.yaml": f"{WHOLE}hydra: {{job: {{env_set: {{PATH: /evil}}}}}}"}, []),
+    "launcher": ({"hydra/launcher/evil.yaml": EVIL}, ["hydra/launcher=evil"]),
+    "sweeper": ({"local/default.yaml": f"{WHOLE}hydra: {{sweeper: {EVIL}}}"}, []),
+    "sweep of a callback": (
+        {"local/default.yaml": f"{WHOLE}hydra: {{sweeper: {{params: {{+hydra.callbacks.x: \"{EVIL}\"}}}}}}"}, []
+    ),
+    "target": ({"logger/evil.yaml": f"x: {EVIL}"}, ["logger=evil"]),
+    "target by alias": ({"logger/evil.yaml": f"a: &a {EVIL}\nb: *a"}, ["logger=evil"]),
+    "target by merge": ({"logger/evil.yaml": f"a: &a {EVIL}\nb: {{<<: *a}}"}, ["logger=evil"]),
+    "target in a list": ({"logger/evil.yaml": f"x: [[{EVIL}]]"}, ["logger=evil"]),
+    "target in a node": ({"model/evil.yaml": f"{{backbone: {EVIL}, _target_: neo_model.models.RTDETR}}"}, ["model=evil"]),
+    "alias bomb": ({"experiments/evil.yaml": WHOLE + ALIASES}, ["experiments=evil"]),
+    "alias bomb that is not chosen": ({"somewhere/else.yml": ALIASES}, []),
+    "alias of itself": ({"local/default.yaml": f"{WHOLE}logger: &a {{x: *a}}"}, []),
+    "python apply": ({"local/default.yaml": "seed: !!python/object/apply:os.system ['COMMAND']"}, []),
+    "python new": ({"local/default.yaml": "seed: !!python/object/new:os.system ['COMMAND']"}, []),
+    "python name": ({"local/default.yaml": "seed: !!python/name:os.system"}, []),
+    "python module": ({"local/default.yaml": "seed: !!python/module:os"}, []),
+    "python by handle": ({"local/default.yaml": "%TAG !p! tag:yaml.org,2002:python/\n---\nseed: !p!name:os.system"}, []),
+    "python by full tag": (
+        {"local/default.yaml": "seed: !<tag:yaml.org,2002:python/object/apply:os.system> ['COMMAND']"}, []
+    ),
+    "own tag": ({"local/default.yaml": "seed: !run 'COMMAND'"}, []),
+    "depth": ({"local/default.yaml": "a: " + "[" * 1000 + "]" * 1000}, []),
+    "not text": ({"local/default.yaml": "a: \0"}, []),
+}
+
+
+@pytest.fixture
+def chosen_folder(canary, tmp_path):
+    """Writes one of ``FOLDERS`` and returns the arguments that use it."""
+
+    def write(name: str) -> list[str]:
+        files, chosen = FOLDERS[name]
+        folder = tmp_path / "folder"
+        for path, text in files.items():
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            (folder / path).write_text(text.replace("COMMAND", touching(canary)))
+        return [f"--config-dir={folder}", *chosen]
+
+    return write
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_a_folder_of_configurations(refused_command, chosen_folder, name):
+    refused_command("train", *chosen_folder(name))
+
+
+@pytest.mark.parametrize("options", [["-m"], ["--cfg", "job"]], ids=" ".join)
+@pytest.mark.parametrize("name", ["callback", "job logging", "launcher", "sweep of a callback", "python apply"])
+def test_a_folder_where_hydra_itself_takes_over(refused_command, chosen_folder, name, options):
+    refused_command("train", *options, *chosen_folder(name))
+
+
+def test_an_alias_bomb_behind_a_link(refused_command, tmp_path):
+    for name in ("folder", "elsewhere"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "elsewhere" / "evil.yaml").write_text(WHOLE + ALIASES)
+    (tmp_path / "folder" / "experiments").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "folder" / "round").symlink_to(tmp_path / "folder")
+    said = refused_command("train", f"--config-dir={tmp_path}/folder", "experiments=evil")
+    assert "evil.yaml: expands to 1,234,567,909" in said
+
+
+@pytest.mark.parametrize("path", ["train.yaml", "model/tiny.yaml", "hydra/job_logging/none.yaml", "hydra/config.yaml"])
+def test_a_file_in_place_of_ours_is_not_read(canary, tmp_path, path):
+    before = compose("train", ["hydra.run.dir=x"])
+    (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+    node = EVIL.replace("COMMAND", touching(canary))
+    (tmp_path / path).write_text(f"backbone: {node}\nhandlers: {{x: {node}}}\nhydra: {{callbacks: {{x: {node}}}}}\n")
+    after = compose("train", ["hydra.run.dir=x"], config_dir=str(tmp_path))
+    check_composed_hydra(after)
+    plain = [OmegaConf.to_container(config) for config in (before, after)]
+    for config in plain:
+        config["hydra"].pop("runtime")  # names the folders
+    assert plain[0] == plain[1]

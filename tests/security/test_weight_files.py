@@ -1,0 +1,184 @@
+"""Weight files and checkpoints that mean harm: nothing in them is called, whatever the form and the place."""
+
+import io
+import pickle
+import tarfile
+import zipfile
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+import torch
+
+from neo_model.config.restore import resumed_config
+from neo_model.engine.checkpoint import read_checkpoint, write_checkpoint
+from neo_model.models.weights import read_tensors
+from neo_model.utils.sealed_file import write_sealed
+from tests.security.payloads import OPCODES, PAYLOADS, touching
+
+CLASSES = {"names": ["ball"], "category_ids": [1]}
+PROGRESS = {"step": 1, "epoch": 0, "batch": 0}
+
+
+def write(path: Path, content: object, *, form: str, protocol: int = 2) -> Path:
+    """A torch file of an object: zip, legacy, a bare pickle, or the tar form before both."""
+    if form == "bare":
+        path.write_bytes(pickle.dumps(content, protocol))
+    elif form == "tar":
+        with tarfile.open(path, "w") as archive:
+            for name in ("sys_info", "pickle", "storages", "tensors"):
+                data = pickle.dumps(content, protocol)
+                entry = tarfile.TarInfo(name)
+                entry.size = len(data)
+                archive.addfile(entry, io.BytesIO(data))
+    else:
+        torch.save(content, path, pickle_protocol=protocol, _use_new_zipfile_serialization=form == "zip")
+    return path
+
+
+def write_zip(path: Path, entries: dict[str, bytes], compression: int = zipfile.ZIP_STORED) -> Path:
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        for name, data in entries.items():
+            archive.writestr(f"archive/{name}", data)
+    return path
+
+
+def checkpoint_of(content: dict, path: Path) -> Path:
+    """A checkpoint with a seal that agrees, as anybody can write one."""
+    entries = {"config": {}, "classes": CLASSES, "model": {}, "ema": None, "progress": PROGRESS}
+    write_checkpoint(path, entries | content)
+    return path
+
+
+@pytest.mark.parametrize("name", PAYLOADS)
+def test_the_payloads_are_live(tmp_path, name):
+    with suppress(AttributeError):  # "state" calls first and fails then
+        pickle.loads(pickle.dumps(PAYLOADS[name](tmp_path / "fired"), 2))
+    assert (tmp_path / "fired").exists()
+
+
+@pytest.mark.parametrize("name", OPCODES)
+def test_the_opcodes_are_live(tmp_path, name):
+    pickle.loads(OPCODES[name](touching(tmp_path / "fired")))
+    assert (tmp_path / "fired").exists()
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".pth"])
+@pytest.mark.parametrize("name", PAYLOADS)
+def test_a_call_in_a_weight_file(refusal, canary, tmp_path, name, suffix):
+    path = write(tmp_path / f"weights{suffix}", {"model": PAYLOADS[name](canary)}, form="zip")
+    assert "not a plain weight file" in refusal(lambda: read_tensors(path))
+
+
+@pytest.mark.parametrize("protocol", range(6))
+@pytest.mark.parametrize("form", ["zip", "legacy", "bare", "tar"])
+def test_a_call_in_every_form_and_protocol(refusal, canary, tmp_path, form, protocol):
+    path = write(tmp_path / "weights.pth", PAYLOADS["os.system"](canary), form=form, protocol=protocol)
+    assert "not a plain weight file" in refusal(lambda: read_tensors(path))
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("name", OPCODES)
+def test_a_call_by_other_opcodes(refusal, canary, tmp_path, name, zipped):
+    path, data = tmp_path / "weights.pth", OPCODES[name](touching(canary))
+    write_zip(path, {"data.pkl": data, "version": b"3"}) if zipped else path.write_bytes(data)
+    assert "not a plain weight file" in refusal(lambda: read_tensors(path))
+
+
+@pytest.mark.parametrize("key", ["config", "classes", "model", "ema", "rng"])
+def test_a_call_in_a_sealed_checkpoint(refusal, canary, tmp_path, key):
+    payload = {"nested": [PAYLOADS["collect_env"](canary)]}
+    path = checkpoint_of({key: payload}, tmp_path / "best.pt")
+    assert "not a plain weight file" in refusal(lambda: read_checkpoint(path))
+
+
+def test_a_call_in_the_checkpoint_to_resume_from(refusal, canary, tmp_path):
+    checkpoint_of({"config": PAYLOADS["os.system"](canary)}, tmp_path / "run" / "checkpoints" / "last.pt")
+    assert str(tmp_path / "run") in refusal(lambda: resumed_config(tmp_path / "run", []))
+
+
+@pytest.mark.parametrize("job", ["eval", "train"])
+def test_a_call_in_a_file_given_to_a_command(refused_command, canary, tmp_path, job):
+    path = write(tmp_path / "weights.pth", PAYLOADS["os.system"](canary), form="zip", protocol=4)
+    data = [f"data.root={tmp_path}/shapes", "data.num_train=1", "data.num_val=1"]
+    given = [f"ckpt={path}"] if job == "eval" else [f"weights={path}", "logger=none", "hardware=cpu", *data]
+    assert f"{path}: is not a plain weight file" in refused_command(job, *given)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ({"config": [1]}, "its config is no dictionary"),
+        ({"config": None}, "its config is no dictionary"),
+        ({"config": {"a": {1: 2}}}, "its config.a has keys that are no text"),
+        ({"config": {"a": [torch.zeros(1)]}}, "its config.a[0] is a Tensor"),
+        ({"classes": {"names": "ball", "category_ids": [1]}}, "its classes are not names with ids"),
+        ({"classes": None}, "its classes are not names with ids"),
+        ({"model": [1]}, "its model is not named weights"),
+        ({"model": {1: torch.zeros(1)}}, "its model is not named weights"),
+        ({"ema": 3}, "its ema holds no named weights"),
+        ({"ema": {"module": None}}, "its ema holds no named weights"),
+    ],
+)
+def test_a_checkpoint_of_odd_parts(refusal, tmp_path, content, said):
+    path = checkpoint_of(content, tmp_path / "best.pt")
+    assert said in refusal(lambda: read_checkpoint(path))
+
+
+def many_copies() -> dict:
+    """A few hundred bytes that copying out would turn into 10**9 entries."""
+    level: list = [0] * 10
+    for _ in range(8):
+        level = [level] * 10
+    return {"levels": level}
+
+
+def circle() -> dict:
+    config: dict = {}
+    config["again"] = config
+    return config
+
+
+def deep() -> dict:
+    config: dict = {}
+    for _ in range(200):
+        config = {"a": config}
+    return config
+
+
+@pytest.mark.parametrize("config", [many_copies, circle, deep])
+def test_a_small_config_that_would_grow(refusal, tmp_path, config):
+    path = checkpoint_of({"config": config()}, tmp_path / "best.pt")
+    assert "has too many entries" in refusal(lambda: read_checkpoint(path))
+
+
+@pytest.mark.parametrize("sealed", [True, False])
+def test_a_compressed_bomb(refusal, tmp_path, sealed):
+    path = write_zip(tmp_path / "bomb.pt", {"data/0": bytes(20_000_000)}, zipfile.ZIP_DEFLATED)
+    assert path.stat().st_size < 100_000
+    if sealed:
+        whole = path.read_bytes()
+        write_sealed(path, lambda file: (file.write(whole[:-22]), file.write(whole[-22:])), {"schema": 2})
+    assert "bomb.pt: unpacks to 20,000,000 bytes from " in refusal(lambda: read_tensors(path))
+
+
+FALSE_CLAIMS = {
+    "a bytearray of a petabyte": b"cbuiltins\nbytearray\n(L1000000000000000L\ntR.",
+    "a tensor beyond its storage": None,
+    "a script": b"c__torch__\nModule\n)\x81.",
+}
+
+
+@pytest.mark.parametrize("claim", FALSE_CLAIMS)
+def test_a_file_that_claims_what_it_has_not(refusal, tmp_path, claim):
+    path, data = tmp_path / "weights.pth", FALSE_CLAIMS[claim]
+    if data is None:
+        torch.save({"weight": torch.zeros(2, 3)}, path)
+        with zipfile.ZipFile(path) as archive:
+            entries = {name.split("/", 1)[1]: archive.read(name) for name in archive.namelist()}
+        small = entries["data.pkl"]
+        entries["data.pkl"] = small.replace(b"K\x02K\x03\x86", b"M\xff\xffM\xff\xff\x86")
+        assert entries["data.pkl"] != small
+    else:
+        entries = {"data.pkl": data, "version": b"3"} | ({"constants.pkl": b")."} if claim == "a script" else {})
+    assert "not a plain weight file" in refusal(lambda: read_tensors(write_zip(path, entries)))
