@@ -31,9 +31,13 @@ VERSION_BASE = "1.3"
 CompositionError = (HydraException, OmegaConfBaseException)
 
 
-def set_root() -> None:
-    """Tell the configuration where this checkout lies, so that experiments/ is found from any folder."""
+def set_environment() -> None:
+    """Tell the configuration where this checkout lies, so that experiments/ is found from any folder.
+
+    What Hydra only warns of, such as a file in the place of one of its own, is an error.
+    """
     os.environ["NEO_MODEL_ROOT"] = str(ROOT)
+    os.environ["HYDRA_DEPRECATION_WARNINGS_AS_ERRORS"] = "1"
 
 
 def compose_training(overrides: list[str] = (), *, config_dir: str | None = None) -> DictConfig:
@@ -150,7 +154,7 @@ def group_names() -> list[str]:
 @contextmanager
 def _initialized(config_dir: str | None) -> Iterator[None]:
     """Hydra with our folder, and the user's; whatever Hydra state was there before comes back afterwards."""
-    set_root()
+    set_environment()
     version.setbase(VERSION_BASE)
     search_path = create_config_search_path(str(CONF))
     if config_dir is not None:

@@ -13,6 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from neo_model.config.compose import parse_overrides
 from neo_model.config.problems import raise_all
+from neo_model.config.secrets import secrets_in, secrets_in_environment
 from neo_model.config.targets import TARGET, nested_targets
 from neo_model.utils import UserError
 
@@ -22,6 +23,7 @@ PLUGIN_TARGETS = re.compile(r"(hydra\._internal\.core_plugins|hydra_plugins)(\.\
 NESTED_TARGETS = re.compile(r"optuna\.samplers\.[A-Z]\w*")
 PLUGIN_NODES = ("launcher", "sweeper")
 LOGGING_KEYS = {"version", "root", "disable_existing_loggers"}
+FOLDER_KEYS = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir")
 
 
 def is_hydra_override(override: str) -> bool:
@@ -56,10 +58,25 @@ def check_composed_hydra(config: DictConfig) -> None:
 
     Raises:
         UserError: it has callbacks, log handlers or environment variables to set, names code outside Hydra and its
-            plugins, or has its sweeper change any of this in the jobs.
+            plugins, has its sweeper change any of this in the jobs, or names a folder after a secret.
     """
     remedy = "leave Hydra's callbacks, logging, environment and plugins alone"
-    raise_all([UserError(key, "is refused", remedy) for key in _refused(config.hydra)])
+    refused = [UserError(key, "is refused", remedy) for key in _refused(config.hydra)]
+    raise_all([*refused, *_secrets_in_folders(config)])
+
+
+def _secrets_in_folders(config: DictConfig) -> Iterator[UserError]:
+    """An error for each folder that would have a secret in its name, spelt out or by reference."""
+    if not secrets_in_environment():
+        return
+    config = config.copy()
+    OmegaConf.set_readonly(config.hydra, False)
+    config.hydra.job.num, config.hydra.job.id = 0, "0"  # which Hydra fills in for each job
+    for key in FOLDER_KEYS:
+        try:
+            yield from secrets_in(OmegaConf.select(config, key), key)
+        except OmegaConfBaseException:
+            continue  # whoever makes the folder reports it
 
 
 def _refused(own: DictConfig) -> Iterator[str]:

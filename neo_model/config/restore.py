@@ -90,6 +90,8 @@ def _resume_remedy(key: str, value: Any, *, is_within_epoch: bool) -> str | None
 
 def _replace_groups(config: DictConfig, groups: list[Override]) -> list[UserError]:
     """Compose the chosen groups together and put each one's node where the saved one was; returns what is wrong."""
+    if not groups:
+        return []
     for override in groups:
         if override.key_or_group.split("/")[0] not in config:
             raise UserError(override.input_line, "is a recipe for whole runs", "give the keys to change instead")

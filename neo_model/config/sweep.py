@@ -13,7 +13,14 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from neo_model.config.compose import CONF, VERSION_BASE, compose_collecting, parse_overrides, set_root, without_hydra
+from neo_model.config.compose import (
+    CONF,
+    VERSION_BASE,
+    compose_collecting,
+    parse_overrides,
+    set_environment,
+    without_hydra,
+)
 from neo_model.config.hydra_guard import check_composed_hydra
 from neo_model.config.problems import raise_all
 from neo_model.config.quoting import quoted
@@ -29,9 +36,9 @@ LONGEST_NAME = 100
 def job_folder(number: int, overrides: str) -> str:
     """A job's folder name: "0_lr-5e-05_resolution-480x270" for "optim.lr=5e-05,data/resolution=480x270".
 
-    It holds nothing that a path in an override would have to be quoted for.
+    It holds nothing that a path in an override would have to be quoted for, and no secret of the environment.
     """
-    short = [re.sub(r"^[+~]*[\w./@-]*[./](?=\w+=)", "", part) for part in overrides.split(",")]
+    short = [re.sub(r"^[+~]*[\w./@-]*[./](?=\w+=)", "", part) for part in redacted(overrides).split(",")]
     safe = re.sub(r"[^\w.+-]", "", "_".join(short).replace("=", "-"), flags=re.ASCII)
     return f"{number}_{safe}"[:LONGEST_NAME].rstrip("_.-")
 
@@ -61,7 +68,7 @@ def run_sweep(overrides: list[str], config_dir: str | None) -> int:
     own = [f"hydra.sweep.dir={quoted(str(folder))}", f"hydra.job.config.override_dirname.exclude_keys={_list(fixed)}"]
     kept = [text for text in overrides if not text.startswith("hydra.sweep.dir=")]
     arguments = ["--multirun", *(["--config-dir", config_dir] if config_dir else []), *kept, *own]
-    set_root()
+    set_environment()
     before, sys.argv = sys.argv, [sys.argv[0], *arguments]
     try:
         hydra.main(version_base=VERSION_BASE, config_path=str(CONF), config_name="train")(run_job)()

@@ -5,7 +5,6 @@ import http.server
 import io
 import json
 import re
-import stat
 import threading
 import zipfile
 from pathlib import Path
@@ -299,54 +298,6 @@ def unpack(tmp_path: Path, content: bytes, **limits) -> int:
 def inner(tmp_path) -> Path:
     (tmp_path / "inner").mkdir()
     return tmp_path / "inner"
-
-
-def special_entry(mode: int) -> bytes:
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        entry = zipfile.ZipInfo("val2017/link.jpg")
-        entry.create_system, entry.external_attr = 3, (mode | 0o777) << 16
-        archive.writestr(entry, "/etc/passwd")
-    return buffer.getvalue()
-
-
-HOSTILE = {
-    "parent": zip_of({"val2017/a.jpg": b"a", "val2017/../../evil": b"b"}),
-    "absolute": zip_of({"val2017/a.jpg": b"a", "/evil": b"b"}),
-    "backslash": zip_of({"val2017\\..\\..\\evil": b"b"}),
-    "drive": zip_of({"c:/evil": b"b"}),
-    "link": special_entry(stat.S_IFLNK),
-    "device": special_entry(stat.S_IFCHR),
-}
-
-
-@pytest.mark.parametrize("name", HOSTILE)
-def test_an_archive_that_reaches_out_is_refused_before_anything_is_written(tmp_path, inner, name):
-    with pytest.raises(UserError, match="entry .* do not use this archive"):
-        unpack(tmp_path, HOSTILE[name])
-    assert files_of(tmp_path) == ["archive.zip"]
-    assert list(inner.iterdir()) == []
-
-
-def test_an_archive_that_unpacks_to_too_much_is_refused(tmp_path, inner):
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("val2017/bomb.jpg", bytes(5_000_000))
-    with pytest.raises(UserError, match="5,000,000 bytes, more than"):
-        unpack(tmp_path, buffer.getvalue())
-    with pytest.raises(UserError, match="12 files"):
-        unpack(tmp_path, zip_of({f"val2017/{i}.jpg": b"" for i in range(12)}))
-    assert list(inner.iterdir()) == []
-
-
-def test_an_entry_larger_than_it_declares_is_refused(tmp_path, inner):
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("val2017/bomb.jpg", bytes(5_000_000))
-    lying = buffer.getvalue().replace((5_000_000).to_bytes(4, "little"), (100).to_bytes(4, "little"))
-    with pytest.raises(UserError, match="is damaged"):
-        unpack(tmp_path, lying)
-    assert list(inner.iterdir()) == []
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "empty", "page"])

@@ -1,6 +1,5 @@
 """Weight files: published forms, our own, other class counts, and files that are none."""
 
-import os
 import re
 
 import pytest
@@ -163,26 +162,6 @@ def test_weights_of_another_model_are_refused(make_model, published, save, chang
         published[key] = torch.zeros(7)
     with pytest.raises(UserError, match=f"belongs to another model .1 tensors {change} such as {key}.*; .*model="):
         load_weights(make_model(num_classes=80), save({"model": published}), rehead=rehead)
-
-
-class Payload:
-    """Runs a command when unpickled the usual way."""
-
-    def __init__(self, target) -> None:
-        self.target = target
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.target),)
-
-
-@pytest.mark.parametrize("wrap", [lambda x: x, lambda x: {"model": x}, lambda x: {"model": {}, "ema": {"module": [x]}}])
-@pytest.mark.parametrize("zipped", [True, False])
-def test_code_in_a_file_is_refused_and_not_run(make_model, tmp_path, wrap, zipped):
-    path = tmp_path / "weights.pth"
-    torch.save(wrap(Payload(tmp_path / "pwned")), path, _use_new_zipfile_serialization=zipped)
-    with pytest.raises(UserError, match="objects other than tensors"):
-        load_weights(make_model(), path)
-    assert not (tmp_path / "pwned").exists()
 
 
 @pytest.mark.parametrize("zipped", [True, False])

@@ -109,51 +109,48 @@ FACTORY = "{version: 1, handlers: {x: {(): torch.utils.collect_env.run, command:
 ALIASES = "a: &a [0, 0, 0, 0, 0, 0, 0, 0, 0, 0]\n" + "".join(
     f"{new}: &{new} [{', '.join([f'*{old}'] * 10)}]\n" for old, new in zip("abcdefgh", "bcdefghi", strict=True)
 )
+# What stands in local/default.yaml, which is read without being chosen.
+LOCAL = {
+    "callback": f"{WHOLE}hydra: {{callbacks: {{x: {EVIL}}}}}",
+    "callback by alias": f"{WHOLE}seed: 0\nlogger: {{x: &x {EVIL}}}\nhydra: {{callbacks: {{x: *x}}}}",
+    "callback by reference": f"{WHOLE}logger: {{x: {EVIL}}}\nhydra: {{callbacks: {{x: '${{logger.x}}'}}}}",
+    "job logging": f"{WHOLE}hydra: {{job_logging: {FACTORY}}}",
+    "own logging": f"{WHOLE}hydra: {{hydra_logging: {FACTORY}}}",
+    "logging by reference": f"{WHOLE}logger: {FACTORY}\nhydra: {{job_logging: '${{logger}}'}}",
+    "environment": f"{WHOLE}hydra: {{job: {{env_set: {{PATH: /evil}}}}}}",
+    "sweeper": f"{WHOLE}hydra: {{sweeper: {EVIL}}}",
+    "sweep of a callback": f"{WHOLE}hydra: {{sweeper: {{params: {{+hydra.callbacks.x: \"{EVIL}\"}}}}}}",
+    "alias of itself": f"{WHOLE}logger: &a {{x: *a}}",
+    "python apply": "seed: !!python/object/apply:os.system ['COMMAND']",
+    "python new": "seed: !!python/object/new:os.system ['COMMAND']",
+    "python name": "seed: !!python/name:os.system",
+    "python module": "seed: !!python/module:os",
+    "python by handle": "%TAG !p! tag:yaml.org,2002:python/\n---\nseed: !p!name:os.system",
+    "python by full tag": "seed: !<tag:yaml.org,2002:python/object/apply:os.system> ['COMMAND']",
+    "own tag": "seed: !run 'COMMAND'",
+    "depth": "a: " + "[" * 1000 + "]" * 1000,
+    "not text": "a: \0",
+}
+NODE = f"{{backbone: {EVIL}, _target_: neo_model.models.RTDETR}}"
 # Files of the folder by their paths, and what is chosen of them on the command line.
 FOLDERS: dict[str, tuple[dict[str, str], list[str]]] = {
-    "callback": ({"experiments/evil.yaml": f"{WHOLE}hydra: {{callbacks: {{x: {EVIL}}}}}"}, ["experiments=evil"]),
-    "callback of a machine": ({"local/default.yaml": f"{WHOLE}hydra: {{callbacks: {{x: {EVIL}}}}}"}, []),
-    "callback by alias": (
-        {"local/default.yaml": f"{WHOLE}seed: 0\nlogger: {{x: &x {EVIL}}}\nhydra: {{callbacks: {{x: *x}}}}"}, []
-    ),
-    "callback by reference": (
-        {"local/default.yaml": f"{WHOLE}logger: {{x: {EVIL}}}\nhydra: {{callbacks: {{x: '${{logger.x}}'}}}}"}, []
-    ),
+    **{name: ({"local/default.yaml": text}, []) for name, text in LOCAL.items()},
+    "recipe": ({"experiments/evil.yaml": f"{WHOLE}hydra: {{callbacks: {{x: {EVIL}}}}}"}, ["experiments=evil"]),
     "callback by package": ({"model/evil.yaml": f"# @package hydra.callbacks.x\n{EVIL}"}, ["model=evil"]),
     "callback in Hydra's group": (
         {"hydra/callbacks/evil.yaml": f"x: {EVIL}",
          "experiments/evil.yaml": f"{WHOLE}defaults: [{{override /hydra/callbacks: evil}}]"}, ["experiments=evil"]
     ),
-    "job logging": ({"local/default.yaml": f"{WHOLE}hydra: {{job_logging: {FACTORY}}}"}, []),
-    "own logging": ({"local/default.yaml": f"{WHOLE}hydra: {{hydra_logging: {FACTORY}}}"}, []),
-    "logging by reference": (
-        {"local/default.yaml": f"{WHOLE}logger: {FACTORY}\nhydra: {{job_logging: '${{logger}}'}}"}, []
-    ),
-    "environment": ({"local/default.yaml": f"{WHOLE}hydra: {{job: {{env_set: {{PATH: /evil}}}}}}"}, []),
+    "Hydra's own configuration": ({"hydra/config.yaml": f"callbacks: {{x: {EVIL}}}"}, []),
+    "Hydra's own launcher": ({"hydra/launcher/basic.yaml": EVIL}, []),
     "launcher": ({"hydra/launcher/evil.yaml": EVIL}, ["hydra/launcher=evil"]),
-    "sweeper": ({"local/default.yaml": f"{WHOLE}hydra: {{sweeper: {EVIL}}}"}, []),
-    "sweep of a callback": (
-        {"local/default.yaml": f"{WHOLE}hydra: {{sweeper: {{params: {{+hydra.callbacks.x: \"{EVIL}\"}}}}}}"}, []
-    ),
     "target": ({"logger/evil.yaml": f"x: {EVIL}"}, ["logger=evil"]),
     "target by alias": ({"logger/evil.yaml": f"a: &a {EVIL}\nb: *a"}, ["logger=evil"]),
     "target by merge": ({"logger/evil.yaml": f"a: &a {EVIL}\nb: {{<<: *a}}"}, ["logger=evil"]),
     "target in a list": ({"logger/evil.yaml": f"x: [[{EVIL}]]"}, ["logger=evil"]),
-    "target in a node": ({"model/evil.yaml": f"{{backbone: {EVIL}, _target_: neo_model.models.RTDETR}}"}, ["model=evil"]),
+    "target in a node": ({"model/evil.yaml": NODE}, ["model=evil"]),
     "alias bomb": ({"experiments/evil.yaml": WHOLE + ALIASES}, ["experiments=evil"]),
     "alias bomb that is not chosen": ({"somewhere/else.yml": ALIASES}, []),
-    "alias of itself": ({"local/default.yaml": f"{WHOLE}logger: &a {{x: *a}}"}, []),
-    "python apply": ({"local/default.yaml": "seed: !!python/object/apply:os.system ['COMMAND']"}, []),
-    "python new": ({"local/default.yaml": "seed: !!python/object/new:os.system ['COMMAND']"}, []),
-    "python name": ({"local/default.yaml": "seed: !!python/name:os.system"}, []),
-    "python module": ({"local/default.yaml": "seed: !!python/module:os"}, []),
-    "python by handle": ({"local/default.yaml": "%TAG !p! tag:yaml.org,2002:python/\n---\nseed: !p!name:os.system"}, []),
-    "python by full tag": (
-        {"local/default.yaml": "seed: !<tag:yaml.org,2002:python/object/apply:os.system> ['COMMAND']"}, []
-    ),
-    "own tag": ({"local/default.yaml": "seed: !run 'COMMAND'"}, []),
-    "depth": ({"local/default.yaml": "a: " + "[" * 1000 + "]" * 1000}, []),
-    "not text": ({"local/default.yaml": "a: \0"}, []),
 }
 
 
@@ -178,7 +175,7 @@ def test_a_folder_of_configurations(refused_command, chosen_folder, name):
 
 
 @pytest.mark.parametrize("options", [["-m"], ["--cfg", "job"]], ids=" ".join)
-@pytest.mark.parametrize("name", ["callback", "job logging", "launcher", "sweep of a callback", "python apply"])
+@pytest.mark.parametrize("name", ["callback", "job logging", "launcher", "sweep of a callback"])
 def test_a_folder_where_hydra_itself_takes_over(refused_command, chosen_folder, name, options):
     refused_command("train", *options, *chosen_folder(name))
 
@@ -193,12 +190,13 @@ def test_an_alias_bomb_behind_a_link(refused_command, tmp_path):
     assert "evil.yaml: expands to 1,234,567,909" in said
 
 
-@pytest.mark.parametrize("path", ["train.yaml", "model/tiny.yaml", "hydra/job_logging/none.yaml", "hydra/config.yaml"])
-def test_a_file_in_place_of_ours_is_not_read(canary, tmp_path, path):
+def test_files_in_place_of_ours_are_not_read(canary, tmp_path):
     before = compose("train", ["hydra.run.dir=x"])
-    (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
     node = EVIL.replace("COMMAND", touching(canary))
-    (tmp_path / path).write_text(f"backbone: {node}\nhandlers: {{x: {node}}}\nhydra: {{callbacks: {{x: {node}}}}}\n")
+    text = f"handlers: {{x: {node}}}\nbackbone: {node}\nhydra: {{callbacks: {{x: {node}}}}}\n"
+    for path in ("train.yaml", "model/tiny.yaml", "hydra/job_logging/none.yaml"):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(text)
     after = compose("train", ["hydra.run.dir=x"], config_dir=str(tmp_path))
     check_composed_hydra(after)
     plain = [OmegaConf.to_container(config) for config in (before, after)]

@@ -63,10 +63,21 @@ def test_a_target_outside_the_list(refusal, canary, saved_config, target):
     assert "logger.evil" in refusal(lambda: restore_training_config(changed(saved_config, "logger.evil", node)))
 
 
-def test_nothing_is_imported_for_a_refused_target(refusal, tmp_path, monkeypatch):
-    (tmp_path / "evil_module.py").write_text(f"open({str(tmp_path / 'canary')!r}, 'w').close()\n")
+@pytest.mark.parametrize("job", ["train", "eval"])
+def test_nothing_is_imported_for_a_refused_target(refused_command, canary, tmp_path, monkeypatch, saved_config, job):
+    """Not even if it is only seen once references are followed, and the module would run when it is imported."""
+    (tmp_path / "evil_module.py").write_text(f"open({str(canary)!r}, 'w').close()\n")
     monkeypatch.syspath_prepend(tmp_path)
-    assert "evil_module.Thing" in refusal(lambda: instantiate({"_target_": "evil_module.Thing"}))
+    monkeypatch.setenv("EVIL_TARGET", "evil_module.Thing")
+    node = {"_target_": "${oc.env:EVIL_TARGET}"}
+    config = changed(changed(saved_config, "logger.evil", node), "model.backbone", node)
+    checkpoint = checkpoint_of({"config": config}, tmp_path / "best.pt")
+    hostile = {"train": [f"model._target_={node['_target_']}"], "eval": [f"ckpt={checkpoint}"]}
+    refused = "._target_: 'evil_module.Thing' is not allowed here; use neo_model."
+    assert refused in refused_command(job, *hostile[job])
+    assert "evil_module" not in sys.modules
+    with pytest.raises(UserError, match="evil_module.Thing"):
+        instantiate(OmegaConf.create(node))
     assert "evil_module" not in sys.modules
 
 

@@ -1,0 +1,105 @@
+"""Secrets of the environment: no folder, file or line of ours ever holds one."""
+
+import logging
+from pathlib import Path
+
+import pytest
+
+from neo_model.config.command_line import main
+from neo_model.config.secrets import RedactingFilter
+from neo_model.engine import Runner
+from tests.config.conftest import one_thread  # noqa: F401
+from tests.security.conftest import changed
+from tests.security.test_weight_files import checkpoint_of
+
+SECRET = "sk-0123456789abcdef"
+REFERENCE = "${oc.env:MY_API_KEY}"
+SHORT_RUN = [
+    *("model=tiny", "epochs=1", "limit_batches=1", "data.num_train=2", "data.num_val=2"),
+    *("data.resolution.width=256", "data.resolution.height=144", "hardware=cpu", "hardware.workers=0"),
+]
+
+
+@pytest.fixture(autouse=True)
+def key_in_the_environment(monkeypatch):
+    monkeypatch.setenv("MY_API_KEY", SECRET)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [f"weights={SECRET}"],
+        [f"weights='https://me:{SECRET}@host/weights.pth'"],
+        [f"+logger.wandb.api_key={SECRET}"],
+        ["logger=wandb", f"logger.wandb.project={SECRET}"],
+        [f"model={SECRET}"],
+        [f"+{SECRET}=1"],
+        [f"seed=a({SECRET}"],
+        [f"resume={SECRET}"],
+        [f"optim.lr={REFERENCE}"],
+        [f"++hydra.job.env_set.KEY={SECRET}"],
+        [f"hydra.run.dir=runs/{SECRET}"],
+        [f"data.root='{REFERENCE}'", "hydra.run.dir='${data.root}'"],
+        ["-m", f"weights={SECRET},{SECRET}2"],
+        ["-m", "seed=1,2", f"hydra.sweep.dir={SECRET}"],
+        ["-m", "seed=1,2", f"hydra.sweep.subdir='{REFERENCE}_${{hydra.job.num}}'"],
+    ],
+    ids=" ".join,
+)
+def test_a_secret_on_the_command_line(refused_command, arguments):
+    assert SECRET not in refused_command("train", *arguments)
+
+
+def test_a_secret_in_a_file(refused_command, tmp_path, saved_config):
+    (tmp_path / "local").mkdir()
+    (tmp_path / "local" / "default.yaml").write_text(f"# @package _global_\nweights: x{SECRET}\n")
+    said = refused_command("train", f"--config-dir={tmp_path}")
+    assert said.startswith("error: weights: holds the value of $MY_API_KEY, which would be written to files; leave it")
+    path = checkpoint_of({"config": changed(saved_config, "weights", SECRET)}, tmp_path / "best.pt")
+    assert refused_command("eval", f"ckpt={path}") == said
+
+
+def test_a_traceback_shown_on_demand(canary, capfd, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main("train", ["debug=true", f"optim.lr={REFERENCE}"]) == 2
+    said = capfd.readouterr().err
+    assert "Traceback" in said and "optim.lr: '$MY_API_KEY' is not a number" in said and SECRET not in said
+
+
+def everything_in(folder: Path) -> str:
+    """Names and contents of all files."""
+    paths = sorted(folder.rglob("*"))
+    return "\n".join(map(str, paths)) + "".join(path.read_bytes().decode("latin-1") for path in paths if path.is_file())
+
+
+def fail(*arguments: object, **options: object) -> None:
+    logging.getLogger("neo_model").warning("asking with %s", SECRET)
+    raise ZeroDivisionError(f"no answer to {SECRET}")
+
+
+def test_a_run_that_uses_a_secret_and_names_it_in_the_end(capfd, tmp_path, monkeypatch):
+    run = Runner.run
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Runner, "run", lambda self: (run(self), fail()))
+    with pytest.raises(ZeroDivisionError):
+        main("train", [*SHORT_RUN, f"data.root='{REFERENCE}'", "logger=tensorboard", "hydra.run.dir=run"])
+    kept = everything_in(tmp_path / "run")
+    assert kept.count(REFERENCE) == 4  # config.yaml, two checkpoints and TensorBoard
+    assert "asking with $MY_API_KEY" in kept and "ZeroDivisionError: no answer to $MY_API_KEY" in kept
+    assert SECRET not in kept + "".join(capfd.readouterr())
+
+
+def test_a_sweep_over_a_secret(capfd, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("neo_model.config.jobs.train_job", fail)
+    monkeypatch.setattr("neo_model.config.sweep.check_training", lambda config, problems: None)
+    assert main("train", ["-m", f"data.root='{REFERENCE}',x", "hydra.sweep.dir=run"]) == 1
+    kept = everything_in(tmp_path / "run")
+    assert "0_root-MY_API_KEY" in kept and "failed: ZeroDivisionError: no answer to $MY_API_KEY" in kept
+    assert SECRET not in kept + "".join(capfd.readouterr())
+
+
+def test_the_filter_leaves_other_messages_alone():
+    record = logging.makeLogRecord({"msg": "%d of %d", "args": (1, 2)})
+    assert RedactingFilter().filter(record)
+    assert (record.msg, record.args) == ("%d of %d", (1, 2))
