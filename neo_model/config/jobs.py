@@ -5,7 +5,7 @@ import json
 import logging
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from logging.handlers import MemoryHandler
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from neo_model.engine import EvaluationPlan, Runner, RunSettings, evaluate, infe
 from neo_model.engine.checkpoint import averaged_weights, check_classes
 from neo_model.engine.console import ConsoleHandler
 from neo_model.engine.progress import Interrupted
+from neo_model.engine.run_lock import training_alone
 from neo_model.evaluation import CocoEvaluator, class_table, metrics_json, summary_table
 from neo_model.models import load_weights
 from neo_model.utils import UserError
@@ -48,15 +49,16 @@ def train_job(config: DictConfig, open_folder: Callable[[], Path], *, resume: bo
         the best validation AP.
 
     Raises:
-        UserError: the data, the weights or the disk are at fault.
+        UserError: the data, the weights or the disk are at fault, or another process trains in the folder.
         Interrupted: Ctrl-C or SIGTERM, after the checkpoint.
     """
-    with run_log() as file_log, _telling_what_helps(config):
+    with run_log() as file_log, _telling_what_helps(config), ExitStack() as held:
         data = instantiate(config.data, key="data")
         data.check_same_classes()
         seed_everything(config.seed)
         model = _starting_model(config, data.classes, resume=resume)
         run_dir = open_folder()
+        held.enter_context(training_alone(run_dir))
         file_log.setTarget(_log_file(run_dir / "train.log"))
         if not resume:
             (run_dir / "config.yaml").write_text(OmegaConf.to_yaml(config))

@@ -84,7 +84,7 @@ class CheckpointFolder:
         return not self.last.exists() and not self._named_by_step()
 
     def remove_temporaries(self) -> None:
-        """Remove what a process that was killed while saving has left; only one process may train in a folder."""
+        """Remove what a process killed while saving has left; only one trains in a folder, see `training_alone`."""
         for path in (self.last, self.best):
             for temporary in self.folder.glob(f"{temporary_prefix(path)}*.tmp"):
                 temporary.unlink(missing_ok=True)

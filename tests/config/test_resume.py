@@ -15,6 +15,7 @@ import torch
 
 from neo_model.config.command_line import main
 from neo_model.engine.step_recorder import StepRecorder
+from tests.engine.test_run_lock import holder  # noqa: F401
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -167,6 +168,15 @@ def test_hardware_may_change_and_data_may_move_between_epochs(command, run_of_a_
     assert (last("run")["progress"]["epoch"], last("run")["progress"]["step"]) == (2, 1 + 3)
     assert last("run")["scheduler"] == {"last_epoch": 6, "steps_per_epoch": 3}
     assert "step    4/4" in outcome.err or "step 4/4" in outcome.err
+
+
+def test_a_folder_in_which_another_process_trains_is_left_alone(command, run_of_a_step, holder):  # noqa: F811
+    shutil.copytree(run_of_a_step, "run")
+    process = holder(Path("run"))
+    before = {path: path.read_bytes() for path in Path("run").rglob("*") if path.is_file()}
+    error = command("train", "resume=run", "epochs=2").error
+    assert error.startswith(f"error: run: process {process.pid} on ") and "is training in it; wait until" in error
+    assert before == {path: path.read_bytes() for path in Path("run").rglob("*") if path.is_file()}
 
 
 @pytest.mark.parametrize(

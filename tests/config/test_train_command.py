@@ -35,7 +35,8 @@ def test_train_py_from_another_folder_leaves_a_whole_run(tmp_path, tiny):
     )
     (run_dir,) = tmp_path.glob("outputs/train/*")
     names = {path.name for path in run_dir.iterdir()}
-    assert names == {"config.yaml", "data_findings.json", "train.log", "metrics.jsonl", "tensorboard", "checkpoints"}
+    files = {"config.yaml", "data_findings.json", "metrics.jsonl", "train.log", "training.lock"}
+    assert names == files | {"tensorboard", "checkpoints"}
     assert {path.name for path in (run_dir / "checkpoints").iterdir()} == {"last.pt", "best.pt"}
     assert any((run_dir / "tensorboard").iterdir())
     training, evaluation = records(run_dir)

@@ -1,0 +1,53 @@
+"""One process at a time trains in a run's folder."""
+
+import errno
+import fcntl
+import logging
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from neo_model.utils import UserError
+
+log = logging.getLogger(__name__)
+
+LOCK_FILE = "training.lock"
+TAKEN = {errno.EACCES, errno.EAGAIN}
+
+
+@contextmanager
+def training_alone(run_dir: Path) -> Iterator[None]:
+    """Hold the folder's lock, which the kernel takes away when this process ends in whatever way.
+
+    The lock is the process's own (``lockf``): loader processes that outlive a killed training for some seconds do not
+    hold it, as they would hold a lock of the open file (``flock``).
+
+    Args:
+        run_dir: the run's folder, which exists.
+
+    Raises:
+        UserError: another process holds it, or the disk refuses.
+    """
+    path = run_dir / LOCK_FILE
+    try:
+        file = path.open("a+")
+    except OSError as error:
+        cause = f"cannot be written ({error.strerror or error})"
+        raise UserError(str(path), cause, "make room, or choose another folder") from error
+    with file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in TAKEN:
+                file.seek(0)
+                holder = file.read().strip() or "another process"
+                remedy = "wait until it has ended or stop it, or choose another folder by hydra.run.dir=DIR"
+                raise UserError(str(run_dir), f"{holder} is training in it", remedy) from error
+            log.warning("%s: this disk has no locks (%s); see to it that only one process trains here", path, error)
+        else:
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+            file.flush()
+        yield
