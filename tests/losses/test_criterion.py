@@ -4,12 +4,10 @@ import math
 
 import pytest
 import torch
-from torch.nn import functional as F
-from torchvision.ops import box_iou, generalized_box_iou
 
 from neo_model.losses import Criterion, HungarianMatcher
-from neo_model.ops.boxes import cxcywh_to_xyxy
 from neo_model.ops.targets import pad_targets
+from tests.losses.plain import plain_losses
 
 BOX, LABEL = [0.5, 0.5, 0.4, 0.2], 1
 
@@ -177,24 +175,6 @@ def test_nan_predictions_raise(criterion):
     for targets in ([targets_of(BOX)], [targets_of()]):
         with pytest.raises(FloatingPointError):
             criterion(outputs, targets)
-
-
-def plain_losses(outputs: dict, targets: list[dict], *, num_boxes: float, pairs_of: list[tuple]) -> list[torch.Tensor]:
-    """The three terms of one layer, image by image and pair by pair, as the papers have them."""
-    logits, boxes = outputs["pred_logits"], outputs["pred_boxes"]
-    quality, weight = torch.zeros_like(logits), 0.75 * logits.detach().sigmoid() ** 2
-    distance, overlap = boxes.sum() * 0, boxes.sum() * 0
-    for image, (queries, indices) in enumerate(pairs_of):
-        for query, index in zip(queries.tolist(), indices.tolist(), strict=True):
-            box, target = boxes[image, query], targets[image]["boxes"][index]
-            corners = cxcywh_to_xyxy(torch.stack((box, target)))
-            iou = box_iou(corners[:1], corners[1:])[0, 0].detach()
-            label = targets[image]["labels"][index]
-            quality[image, query, label] = weight[image, query, label] = iou
-            distance = distance + (box - target).abs().sum()
-            overlap = overlap + 1 - generalized_box_iou(corners[:1], corners[1:])[0, 0]
-    vfl = F.binary_cross_entropy_with_logits(logits, quality, weight=weight, reduction="sum")
-    return [vfl / num_boxes, 5 * distance / num_boxes, 2 * overlap / num_boxes]
 
 
 def test_all_layers_in_one_pass_are_the_layers_one_by_one(make_targets):
