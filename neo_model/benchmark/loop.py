@@ -65,7 +65,7 @@ def make_runner(folder: Path, arguments: argparse.Namespace) -> Runner:
     data = ShapesData(
         root=str(folder / "shapes"),
         num_train=num_images,
-        num_val=1,
+        num_val=4,  # the least of which some surely hold objects
         resolution=Resolution(width=width, height=height, any_aspect=True),
         augment=Augmentation(flip=0.5, color=0.5),
     )

@@ -9,6 +9,7 @@ import torch
 from neo_model.models.weights import read_tensors
 from neo_model.utils import UserError
 from neo_model.utils.sealed_file import write_sealed
+from neo_model.utils.signals import later_about_children
 from neo_model.utils.untrusted import check_classes_entry, check_plain, check_state_entries
 
 FORMAT = 2  # 1 had no seal
@@ -33,7 +34,8 @@ def write_checkpoint(path: Path, content: dict, *, before_replacing: Callable[[]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         whole = {"format": FORMAT, **content}
-        write_sealed(path, lambda file: torch.save(whole, file), facts, before_replacing=before_replacing)
+        with later_about_children():
+            write_sealed(path, lambda file: torch.save(whole, file), facts, before_replacing=before_replacing)
     except (OSError, RuntimeError) as error:
         # What the disk says in the middle of a write reaches us as the context of an error of torch's.
         refusal = error if isinstance(error, OSError) else error.__context__
