@@ -1,7 +1,8 @@
 """One layer of deformable attention over the maps of a 1920x1088 image: 300 queries, 8 heads, 4 points.
 
-In float32, and under bf16 autocast with maps in bf16, as the encoder leaves them there. Ours beside ``transformers``' layer with the same weights, and beside our own plain order, which projects every token
-first. With backward means down to the parameters, the queries and the maps.
+In float32, and under bf16 autocast with maps in bf16, as the encoder leaves them there. Ours beside ``transformers``'
+layer with the same weights, and beside our own plain order, which projects every token first. With backward means down
+to the parameters, the queries and the maps.
 """
 
 import argparse
