@@ -52,7 +52,7 @@ def test_a_target_that_is_referred_to(refused_process):
 
 @pytest.mark.slow
 def test_a_hostile_pickle(refused_process, canary, tmp_path):
-    path = write(tmp_path / "weights.pth", PAYLOADS["os.system"](canary), form="legacy")
+    path = write(tmp_path / "weights.pth", PAYLOADS["os.system"](canary), form="legacy", protocol=4)
     assert f"{path}: is not a plain weight file" in refused_process("eval.py", f"ckpt={path}")
 
 
