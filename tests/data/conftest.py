@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 from neo_model.data import Augmentation, DetectionData, Resolution
+from neo_model.data.coco import CocoInstances, read_coco
 
 SIZES = [(160, 90), (128, 96), (90, 160), (161, 91), (160, 90), (320, 180), (160, 90)]
+SIZE = (48, 32)  # of `picture`
 CATEGORIES = [{"id": 7, "name": "tram"}, {"id": 1, "name": "person"}, {"id": 3, "name": "car"}]
 
 
@@ -84,3 +86,18 @@ def photos() -> Path:
     if "NEO_MODEL_TEST_DATA" not in os.environ:
         pytest.skip("NEO_MODEL_TEST_DATA is not set")
     return Path(os.environ["NEO_MODEL_TEST_DATA"])
+
+
+def instances_named(root: Path, name: str) -> CocoInstances:
+    """The small annotations with another name for their first image."""
+    content = small_instances()
+    content["images"][0]["file_name"] = name
+    return read_coco(write_json(root / "renamed.json", content))
+
+
+@pytest.fixture
+def picture():
+    """RGB uint8 [32, 48, 3]: left half (200, 40, 90), right half (10, 220, 60)."""
+    picture = np.empty((32, 48, 3), np.uint8)
+    picture[:, :24], picture[:, 24:] = (200, 40, 90), (10, 220, 60)
+    return picture

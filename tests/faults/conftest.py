@@ -8,7 +8,7 @@ from neo_model.config.command_line import main
 from tests.config.conftest import command, make_coco, one_thread, shapes_root, tiny  # noqa: F401
 from tests.config.test_command_errors import refused  # noqa: F401
 from tests.config.test_sweep import short  # noqa: F401
-from tests.data.conftest import make_data, root  # noqa: F401
+from tests.data.conftest import make_data, picture, root  # noqa: F401
 
 
 @pytest.fixture(scope="package")

@@ -58,14 +58,6 @@ def test_mixed_precision_gradients_are_those_of_float32(make_model, make_targets
     assert torch.cosine_similarity(*gradients, dim=0) > 0.98
 
 
-def test_a_batch_without_any_box_runs_the_same_graph(make_model, make_targets):
-    model = make_model().train()
-    loss = total_loss(model, torch.rand(2, 3, 64, 96), make_targets(0, 0))
-    assert loss.isfinite() and loss > 0
-    loss.backward()
-    assert_every_parameter_learns(model, may_be_zero=True)
-
-
 @pytest.mark.parametrize("num_denoising", [0, 10])
 def test_an_image_without_boxes_beside_one_with_boxes(make_model, make_targets, num_denoising):
     model = make_model(num_denoising=num_denoising).train()
@@ -73,21 +65,6 @@ def test_an_image_without_boxes_beside_one_with_boxes(make_model, make_targets, 
     loss.backward()
     assert loss.isfinite()
     assert_every_parameter_learns(model, may_be_zero=True)
-
-
-@pytest.mark.parametrize(("count", "num_queries", "num_denoising_queries"), [(700, 20, 40), (130, 150, 260)])
-def test_crowded_images_train_and_denoise_no_more_than_the_queries(
-    make_model, make_targets, count, num_queries, num_denoising_queries
-):
-    model = make_model(num_queries=num_queries).train()
-    warm(model)
-    images, targets = torch.rand(2, 3, 96, 160), make_targets(count, 1)
-    outputs = model(images, targets)
-    assert outputs["dn_aux_outputs"][0]["pred_logits"].shape[1] == num_denoising_queries
-    losses = Criterion(num_classes=3, matcher=HungarianMatcher())(outputs, targets)
-    assert all(loss.isfinite() for loss in losses.values())
-    sum(losses.values()).backward()
-    assert_every_parameter_learns(model)
 
 
 def test_what_denoising_sees_does_not_reach_the_matching_queries(make_model, make_targets):
