@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from neo_model.models.huggingface import is_safetensors, is_theirs, read_safetensors, to_ours
 from neo_model.utils import UserError
 from neo_model.utils.sealed_file import check_seal
 from neo_model.utils.untrusted import refuse_bomb
@@ -55,19 +56,20 @@ def load_weights(model: nn.Module, path: str | Path, *, rehead: bool = False) ->
     """Load a weight file into ``model`` in place.
 
     Reads the published RT-DETR v1 ``.pth`` files (``{"ema": {"module": ...}}``, ``{"model": ...}`` or a bare state
-    dict) and our own ``.pt`` checkpoints; of files with averaged weights those are taken. Nothing but tensors and
-    plain containers is ever unpickled.
+    dict), Hugging Face's RT-DETR (a folder with ``config.json`` and safetensors, or a ``.safetensors`` file) and our
+    own ``.pt`` checkpoints; of files with averaged weights those are taken. Nothing but tensors and plain containers
+    is ever unpickled.
 
     Args:
         model: an `RTDETR`.
-        path: the file.
+        path: the file or folder.
         rehead: keep the model's own fresh class layers, whatever classes the file has.
 
     Raises:
         UserError: the file is missing, is no weight file, or belongs to another model.
     """
-    content = read_tensors(path)
-    state, wanted = canonical_names(unwrap(content)), model.state_dict()
+    state, classes, _ = _read(path)
+    wanted = model.state_dict()
     _refuse_another_models(path, state, wanted)
     reheaded = [k for k in wanted if rehead and CLASS_KEYS.match(k)]
     if not rehead:
@@ -78,11 +80,22 @@ def load_weights(model: nn.Module, path: str | Path, *, rehead: bool = False) ->
         reheaded=reheaded,
         fresh=[k for k in wanted if k not in state and not k.endswith("num_batches_tracked")],
         ignored=[k for k in state if k not in wanted],
-        classes=content.get("classes"),
+        classes=classes,
     )
     model.load_state_dict(loadable, strict=False)
     log.info("%s: %s", path, report)
     return report
+
+
+def _read(path: str | Path) -> tuple[dict[str, Tensor], dict | None, list[str] | None]:
+    """A file's tensors under our names, its ``classes`` if it is one of ours, and the names of its classes if known."""
+    if is_safetensors(path):
+        state, names = read_safetensors(path)
+        return canonical_names(to_ours(state) if is_theirs(state) else state), None, names
+    content = read_tensors(path)
+    state, classes = unwrap(content), content.get("classes")
+    names = classes.get("names") if isinstance(classes, dict) else None
+    return canonical_names(to_ours(state) if is_theirs(state) else state), classes, names
 
 
 def _refuse_another_models(path: str | Path, state: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
