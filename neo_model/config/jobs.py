@@ -84,7 +84,7 @@ def _starting_model(config: DictConfig, classes: Classes, *, resume: bool) -> nn
     pretrained_backbone = not resume and config.weights is None
     model = build_model_from_config(node, num_classes=len(classes.names), pretrained_backbone=pretrained_backbone)
     if config.weights is not None and not resume:
-        report = load_weights(model, config.weights, rehead=config.rehead)
+        report = load_weights(model, config.weights, rehead=config.rehead, class_names=classes.names)
         if report.classes is not None and not config.rehead:
             check_classes(config.weights, report.classes, classes)
     return model

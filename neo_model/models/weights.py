@@ -3,12 +3,14 @@
 import logging
 import re
 import warnings
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from neo_model.models.class_heads import CLASS_KEYS, COCO_NAMES, same_classes, with_rows_of
 from neo_model.models.huggingface import is_safetensors, is_theirs, read_safetensors, to_ours
 from neo_model.utils import UserError
 from neo_model.utils.sealed_file import check_seal
@@ -21,8 +23,6 @@ log = logging.getLogger(__name__)
 IGNORED = re.compile(r"(^|\.)(num_batches_tracked|anchors|valid_mask|num_points_scale|denoising_class_embed\.weight)$")
 # Files may lack these: published ones know no pixel buffers, and denoising only matters in training.
 OPTIONAL = re.compile(r"(^|\.)num_batches_tracked$|^pixel_(mean|std)$|^decoder\.denoising_class_embed\.weight$")
-# The parameters whose first dimension counts classes.
-CLASS_KEYS = re.compile(r"^decoder\.(enc_score_head|dec_score_head\.\d+|denoising_class_embed)\.(weight|bias)$")
 
 
 @dataclass(frozen=True)
@@ -31,10 +31,12 @@ class LoadReport:
 
     Attributes:
         loaded: taken from the file.
-        reheaded: class layers, kept fresh as asked.
+        reheaded: class layers, started afresh as asked but for the rows of ``classes_by_name``.
         fresh: kept fresh since the file lacks them.
         ignored: in the file and not needed.
         classes: ``names`` and ``category_ids`` of the classes in the file, if it is one of ours.
+        classes_by_name: the model's classes whose rows come from the file's class of that name.
+        fresh_classes: the model's other classes, if it was told their names.
     """
 
     loaded: list[str]
@@ -42,17 +44,28 @@ class LoadReport:
     fresh: list[str]
     ignored: list[str]
     classes: dict | None = None
+    classes_by_name: list[str] = field(default_factory=list)
+    fresh_classes: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
         parts = [f"{len(self.loaded)} tensors loaded"]
         for name in ("reheaded", "fresh", "ignored"):
             keys = getattr(self, name)
             if keys:
-                parts.append(f"{len(keys)} {name} ({', '.join(keys[:12])}{', ...' if len(keys) > 12 else ''})")
+                parts.append(f"{len(keys)} {name} ({_some(keys)})")
+        for what, names in (("by name", self.classes_by_name), ("fresh", self.fresh_classes)):
+            if names:
+                parts.append(f"{len(names)} classes {what} ({_some(names)})")
         return "; ".join(parts)
 
 
-def load_weights(model: nn.Module, path: str | Path, *, rehead: bool = False) -> LoadReport:
+def _some(names: list[str]) -> str:
+    return f"{', '.join(names[:12])}{', ...' if len(names) > 12 else ''}"
+
+
+def load_weights(
+    model: nn.Module, path: str | Path, *, rehead: bool = False, class_names: Sequence[str] = ()
+) -> LoadReport:
     """Load a weight file into ``model`` in place.
 
     Reads the published RT-DETR v1 ``.pth`` files (``{"ema": {"module": ...}}``, ``{"model": ...}`` or a bare state
@@ -63,26 +76,32 @@ def load_weights(model: nn.Module, path: str | Path, *, rehead: bool = False) ->
     Args:
         model: an `RTDETR`.
         path: the file or folder.
-        rehead: keep the model's own fresh class layers, whatever classes the file has.
+        rehead: start the class layers afresh, whatever classes the file has.
+        class_names: with ``rehead``, the model's classes: one that the file has as well starts from the file's. A
+            published file of 80 classes has COCO's.
 
     Raises:
         UserError: the file is missing, is no weight file, or belongs to another model.
     """
-    state, classes, _ = _read(path)
+    state, classes, file_names = _read(path)
     wanted = model.state_dict()
     _refuse_another_models(path, state, wanted)
     reheaded = [k for k in wanted if rehead and CLASS_KEYS.match(k)]
     if not rehead:
         _refuse_other_classes(path, state, wanted)
-    loadable = {k: v for k, v in state.items() if k in wanted and k not in reheaded}
+    loaded = {k: v for k, v in state.items() if k in wanted and k not in reheaded}
+    rows = same_classes(_checked_names(state, file_names), class_names) if rehead else {}
+    by_name = {k: with_rows_of(wanted[k], state[k], rows) for k in reheaded if k in state and rows}
     report = LoadReport(
-        loaded=list(loadable),
+        loaded=list(loaded),
         reheaded=reheaded,
         fresh=[k for k in wanted if k not in state and not k.endswith("num_batches_tracked")],
         ignored=[k for k in state if k not in wanted],
         classes=classes,
+        classes_by_name=[class_names[i] for i in rows],
+        fresh_classes=[name for i, name in enumerate(class_names) if rehead and i not in rows],
     )
-    model.load_state_dict(loadable, strict=False)
+    model.load_state_dict(loaded | by_name, strict=False)
     log.info("%s: %s", path, report)
     return report
 
@@ -102,12 +121,26 @@ def _refuse_another_models(path: str | Path, state: dict[str, Tensor], wanted: d
     """Raise ``UserError`` unless the two differ in nothing but what may be absent, ignored or of other classes."""
     unexpected = [k for k in state if k not in wanted and not IGNORED.search(k)]
     missing = [k for k in wanted if k not in state and not OPTIONAL.search(k)]
-    foreign = [k for k in wanted if k in state and state[k].shape != wanted[k].shape and not CLASS_KEYS.match(k)]
+    foreign = [k for k in wanted if k in state and not _fits(k, state[k], wanted[k])]
     kinds = {"missing": missing, "unexpected": unexpected, "of another shape": foreign}
     found = [f"{len(keys)} tensors {kind} such as {keys[0]}" for kind, keys in kinds.items() if keys]
     if found:
         cause = f"belongs to another model ({', '.join(found)})"
         raise UserError(str(path), cause, "choose the model the weights were made for with model=")
+
+
+def _fits(key: str, found: Tensor, wanted: Tensor) -> bool:
+    """Whether the shapes are the same but for the number of classes."""
+    first = int(CLASS_KEYS.match(key) is not None)
+    return found.ndim == wanted.ndim and found.shape[first:] == wanted.shape[first:]
+
+
+def _checked_names(state: dict[str, Tensor], names: list[str] | None) -> list[str]:
+    """The names of a file's classes, nothing if there are not as many as its layers count."""
+    counts = {len(v) - ("embed" in k) for k, v in state.items() if CLASS_KEYS.match(k)}
+    if names is None and counts == {len(COCO_NAMES)}:
+        return COCO_NAMES
+    return names if names is not None and counts == {len(names)} else []
 
 
 def _refuse_other_classes(path: str | Path, state: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:

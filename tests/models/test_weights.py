@@ -131,6 +131,49 @@ def test_reheading_starts_afresh_with_the_same_number_of_other_classes(make_mode
     torch.testing.assert_close(model.decoder.enc_score_head.weight, before)
 
 
+def test_reheading_takes_the_rows_of_classes_with_the_same_name(make_model, published, save, caplog):
+    names = ["drone", "Traffic_Light", "person"]
+    model = make_model(num_classes=3)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    caplog.set_level("INFO", logger="neo_model")
+    report = load_weights(model, save({"model": published}), rehead=True, class_names=names)
+    assert report.classes_by_name == names[1:] and report.fresh_classes == names[:1]
+    assert "2 classes by name (Traffic_Light, person); 1 classes fresh (drone)" in caplog.text
+    after = model.state_dict()
+    for key in report.reheaded:
+        # COCO's person is its first class, its traffic light the tenth.
+        torch.testing.assert_close(after[key][[1, 2]], published[key][[9, 0]], atol=0, rtol=0)
+        torch.testing.assert_close(after[key][0], before[key][0], atol=0, rtol=0)
+    assert not after["decoder.denoising_class_embed.weight"][-1].any(), "the row for padding stays zero"
+
+
+def test_a_checkpoint_of_ours_brings_its_names(make_model, tmp_path):
+    source, model = make_model(num_classes=2, seed=1), make_model(num_classes=2)
+    classes = {"names": ["cell", "plate"], "category_ids": [1, 7]}
+    write_checkpoint(tmp_path / "best.pt", {"config": {}, "classes": classes, "model": source.state_dict()})
+    fresh = model.decoder.enc_score_head.weight[0].clone()
+    report = load_weights(model, tmp_path / "best.pt", rehead=True, class_names=["bottle", "cell"])
+    assert report.classes_by_name == ["cell"]
+    head = model.decoder.enc_score_head.weight
+    torch.testing.assert_close(head[1], source.decoder.enc_score_head.weight[0], atol=0, rtol=0)
+    torch.testing.assert_close(head[0], fresh, atol=0, rtol=0)
+
+
+def test_names_that_are_unknown_or_not_as_many_as_classes_are_not_used(make_model, published, save):
+    truncated = {key: value[:7] if is_class_head(key) else value for key, value in published.items()}
+    for state in (truncated, truncated | {"decoder.enc_score_head.bias": torch.zeros(80)}):
+        report = load_weights(
+            make_model(num_classes=1), save({"model": state}), rehead=True, class_names=["person"]
+        )
+        assert report.classes_by_name == [] and report.fresh_classes == ["person"]
+
+
+def test_a_name_that_occurs_twice_says_nothing(make_model, published, save):
+    names = ["person", "Person", "car"]
+    report = load_weights(make_model(), save({"model": published}), rehead=True, class_names=names)
+    assert report.classes_by_name == ["car"]
+
+
 def test_a_model_without_denoising_leaves_the_embedding(make_model, published, save):
     model = make_model(num_classes=80, num_denoising=0)
     report = load_weights(model, save({"model": published}))
