@@ -53,11 +53,39 @@ def load_detector(
     Raises:
         UserError: the file is missing, damaged or no checkpoint of ours, or there is no such device.
     """
+    hardware = Hardware(device=_checked_device(device), precision=precision)
+    trained = load_trained(path)
+    return Detector(
+        model=trained.model,
+        class_names=trained.class_names,
+        size_wh=trained.size_wh,
+        fit=trained.fit,
+        plan=trained.plan,
+        hardware=hardware,
+    )
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a checkpoint of training holds for those who use the model, see `Detector`."""
+
+    model: nn.Module
+    class_names: list[str]
+    size_wh: tuple[int, int]
+    fit: Fit
+    plan: EvaluationPlan
+
+
+def load_trained(path: str | Path) -> Trained:
+    """The model of a checkpoint of training, with the averaged weights where there are any, and how it was evaluated.
+
+    Raises:
+        UserError: the file is missing, damaged or no checkpoint of ours.
+    """
     # The configuration is the one part that needs Hydra: imported here, a `Detector` built by hand does without.
     from neo_model.config.build import build_model_from_config
     from neo_model.config.instantiate import instantiate
 
-    hardware = Hardware(device=_checked_device(device), precision=precision)
     checkpoint = read_checkpoint(path)
     names = checkpoint["classes"]["names"]
     try:
@@ -71,9 +99,7 @@ def load_detector(
         model.load_state_dict(averaged_weights(checkpoint))
     except RuntimeError as error:
         raise UserError(str(path), "its weights do not fit its configuration", "use an unchanged checkpoint") from error
-    return Detector(
-        model=model, class_names=names, size_wh=resolution.size, fit=fit, plan=plan, hardware=hardware
-    )
+    return Trained(model=model, class_names=names, size_wh=resolution.size, fit=fit, plan=plan)
 
 
 class Detector:

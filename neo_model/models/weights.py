@@ -83,14 +83,14 @@ def load_weights(
     Raises:
         UserError: the file is missing, is no weight file, or belongs to another model.
     """
-    state, classes, file_names = _read(path)
+    state, classes, file_names = read_weights(path)
     wanted = model.state_dict()
     _refuse_another_models(path, state, wanted)
     reheaded = [k for k in wanted if rehead and CLASS_KEYS.match(k)]
     if not rehead:
         _refuse_other_classes(path, state, wanted)
     loaded = {k: v for k, v in state.items() if k in wanted and k not in reheaded}
-    rows = same_classes(_checked_names(state, file_names), class_names) if rehead else {}
+    rows = same_classes(names_of_classes(state, file_names), class_names) if rehead else {}
     by_name = {k: with_rows_of(wanted[k], state[k], rows) for k in reheaded if k in state and rows}
     report = LoadReport(
         loaded=list(loaded),
@@ -106,7 +106,7 @@ def load_weights(
     return report
 
 
-def _read(path: str | Path) -> tuple[dict[str, Tensor], dict | None, list[str] | None]:
+def read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict | None, list[str] | None]:
     """A file's tensors under our names, its ``classes`` if it is one of ours, and the names of its classes if known."""
     if is_safetensors(path):
         state, names = read_safetensors(path)
@@ -135,7 +135,7 @@ def _fits(key: str, found: Tensor, wanted: Tensor) -> bool:
     return found.ndim == wanted.ndim and found.shape[first:] == wanted.shape[first:]
 
 
-def _checked_names(state: dict[str, Tensor], names: list[str] | None) -> list[str]:
+def names_of_classes(state: dict[str, Tensor], names: list[str] | None) -> list[str]:
     """The names of a file's classes, nothing if there are not as many as its layers count."""
     counts = {len(v) - ("embed" in k) for k, v in state.items() if CLASS_KEYS.match(k)}
     if names is None and counts == {len(COCO_NAMES)}:
