@@ -91,6 +91,10 @@ class TrainLoader:
         """Damaged images met so far, in whose place others were loaded."""
         return len(self._damage)
 
+    def has_one_size(self, epoch: int) -> bool:
+        """Whether all batches of this epoch have the same width and height."""
+        return len(set(self._order.resolution.sizes_at(epoch))) == 1
+
     def epoch(self, epoch: int, start_batch: int = 0) -> Iterator[Batch]:
         """The batches of an epoch from ``start_batch`` on; it ends an epoch that was not read to its end.
 

@@ -29,7 +29,7 @@ class Hardware:
         workers: loader processes.
         prefetch: batches that each worker prepares ahead.
         channels_last: memory layout of images and weights.
-        cudnn_benchmark: try convolution algorithms for each new input size.
+        cudnn_benchmark: try convolution algorithms for a new input size; not in epochs whose batches differ in size.
         tf32: let float32 matrix products use tensor cores.
         compile: train with backbone and encoder compiled by torch, anew for each input size.
         recompute: parts of the model whose activations are not kept but computed again in the backward pass.
@@ -78,10 +78,17 @@ class Hardware:
 
     def set_backends(self) -> None:
         """Apply the process-wide switches."""
-        torch.backends.cudnn.benchmark = self.cudnn_benchmark
+        self.set_cudnn_benchmark(one_size=True)
         torch.set_float32_matmul_precision("high" if self.tf32 else "highest")
         if self.device.type == "cpu":
             keep_freed_memory()
+
+    def set_cudnn_benchmark(self, *, one_size: bool) -> None:
+        """Switch the trials on where asked for and where all batches are of ``one_size``.
+
+        With several, each size's first step waits for its trials, and the workspaces they allocate stay reserved.
+        """
+        torch.backends.cudnn.benchmark = self.cudnn_benchmark and one_size
 
     def autocast(self) -> torch.autocast:
         """The mixed-precision region of a forward pass."""

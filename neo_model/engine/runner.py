@@ -160,6 +160,7 @@ class Runner:
     def _train_epoch(self, stop: StopRequest, line: ProgressLine) -> None:
         """What is left of the epoch in progress, in pieces between which the state is saved."""
         progress, recorder = self.progress, StepRecorder(self, line)
+        self.hardware.set_cudnn_benchmark(one_size=self.train_loader.has_one_size(progress.epoch))
         batches = self._batches()
         while progress.batch < self.batches_per_epoch:
             piece = self._until_due(batches, stop)

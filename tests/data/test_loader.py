@@ -77,6 +77,20 @@ def test_samples_are_the_same_with_any_number_of_workers(make_loader, workers, k
         assert_same_batches(alone.epoch(epoch), together.epoch(epoch))
 
 
+@pytest.mark.parametrize(
+    ("resolution", "overfit", "in_epochs"),
+    [
+        (SCALES, 0, [False, False, False]),
+        ({**SCALES, "multiscale_until": 1}, 0, [False, True, True]),
+        ({**SCALES, "train_sizes": [[160, 90], [160, 90]]}, 0, [True, True, True]),
+        (SCALES, 2, [True, True, True]),
+    ],
+)
+def test_it_knows_in_which_epochs_sizes_change(make_loader, resolution, overfit, in_epochs):
+    loader = make_loader(None, resolution, overfit=overfit)
+    assert [loader.has_one_size(epoch) for epoch in range(3)] == in_epochs
+
+
 def test_epochs_and_seeds_differ_and_repeat(make_loader):
     loader, twin, other = make_loader(EVERYTHING), make_loader(EVERYTHING), make_loader(EVERYTHING, seed=1)
     epochs = [list(loader.epoch(epoch)) for epoch in range(3)]

@@ -24,14 +24,20 @@ class Batches:
     """In place of the loaders: one image a batch; a signal is raised before the batch ``signal_before``."""
 
     num_bad_images = 0
+    multiscale_until = 0
 
     def __init__(self, signal_before: int | None = None) -> None:
         self.signal_before, self.closed = signal_before, False
+        self.tried_algorithms = []
 
     def __len__(self) -> int:
         return NUM_BATCHES
 
+    def has_one_size(self, epoch: int) -> bool:
+        return epoch >= self.multiscale_until
+
     def epoch(self, epoch: int, start_batch: int = 0):
+        self.tried_algorithms.append(torch.backends.cudnn.benchmark)
         for number in range(start_batch, NUM_BATCHES):
             if epoch * NUM_BATCHES + number == self.signal_before:
                 signal.raise_signal(signal.SIGINT)
@@ -84,7 +90,7 @@ class Data:
 
 @pytest.fixture
 def make_runner(make_model, make_hardware, tmp_path):
-    def make(*, epochs=2, accumulate=1, signal_before=None, limit_batches=None, ema=0.9, **plan) -> Runner:
+    def make(*, epochs=2, accumulate=1, signal_before=None, limit_batches=None, ema=0.9, hardware=None, **plan) -> Runner:
         return Runner(
             model=make_model(),
             criterion=Criterion(num_classes=3, matcher=HungarianMatcher()),
@@ -94,7 +100,7 @@ def make_runner(make_model, make_hardware, tmp_path):
             ema=Ema(decay=ema, ramp=1.0),
             plan=EvaluationPlan(**plan),
             loggers=[],
-            hardware=make_hardware(accumulate=accumulate),
+            hardware=make_hardware(accumulate=accumulate, **(hardware or {})),
             settings=RunSettings(epochs=epochs, limit_batches=limit_batches, log_every=1),
             run_dir=tmp_path,
             config={"epochs": epochs},
@@ -191,6 +197,18 @@ def test_a_whole_run_evaluates_its_average_and_logs_every_term(make_runner, ema)
     total, without = records(runner, "train/loss")[1], records(runner, "train/loss_without_denoising")[1]
     assert total > without > records(runner, "train/loss_last_layer")[1] > 0
     assert (read_checkpoint(runner.checkpoints.best)["ema"] is None) == (ema == 0)
+
+
+@pytest.mark.parametrize(("asked", "in_epochs"), [(True, [False, False, True]), (False, [False] * 3)])
+def test_convolution_algorithms_are_tried_only_where_sizes_do_not_change(
+    make_runner, scripted_ap, monkeypatch, asked, in_epochs
+):
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", not asked)  # and put back in the end
+    scripted_ap(0.1, 0.2, 0.3)
+    runner = make_runner(epochs=3, limit_batches=1, hardware={"cudnn_benchmark": asked})
+    runner.data.batches.multiscale_until = 2
+    runner.run()
+    assert runner.data.batches.tried_algorithms == in_epochs
 
 
 def test_limited_epochs_have_that_many_batches(make_runner, scripted_ap):
