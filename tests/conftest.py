@@ -1,9 +1,12 @@
-"""A detector small enough for tests, and targets for it."""
+"""A detector small enough for tests, targets for it, and a server of files."""
+
+import threading
 
 import pytest
 import torch
 
 from neo_model.models import RTDETR, ResNetVD
+from tests.file_server import Server
 
 SMALL = {
     "encoder_dim": 32,
@@ -45,3 +48,13 @@ def make_targets():
         return targets
 
     return make
+
+
+@pytest.fixture
+def server():
+    with Server() as running:
+        thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield running
+        running.shutdown()
+        thread.join()

@@ -10,7 +10,7 @@ from typing import Literal
 
 from neo_model.data.archives import extract_folder
 from neo_model.data.coco import read_coco
-from neo_model.data.download import check_file, download
+from neo_model.utils.download import check_file, download
 from neo_model.data.image_files import check_images
 from neo_model.utils import UserError
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from neo_model.models.class_heads import CLASS_KEYS, COCO_NAMES, same_classes, with_rows_of
+from neo_model.models.hub import local_path
 from neo_model.models.huggingface import is_safetensors, is_theirs, read_safetensors, to_ours
 from neo_model.utils import UserError
 from neo_model.utils.sealed_file import check_seal
@@ -75,7 +76,7 @@ def load_weights(
 
     Args:
         model: an `RTDETR`.
-        path: the file or folder.
+        path: the file or folder; or ``hub:NAME``, a published file that is fetched, see `neo_model.models.hub`.
         rehead: start the class layers afresh, whatever classes the file has.
         class_names: with ``rehead``, the model's classes: one that the file has as well starts from the file's. A
             published file of 80 classes has COCO's.
@@ -83,6 +84,7 @@ def load_weights(
     Raises:
         UserError: the file is missing, is no weight file, or belongs to another model.
     """
+    path = local_path(path)
     state, classes, file_names = read_weights(path)
     wanted = model.state_dict()
     _refuse_another_models(path, state, wanted)

@@ -1,5 +1,6 @@
 """Weights that a backbone starts from."""
 
+import urllib.request
 from urllib.error import URLError
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 
 import neo_model
 from neo_model.models import ResNetVD, TorchvisionResNet
+from neo_model.models.backbones import pretrained
 from neo_model.utils import UserError
 
 
@@ -35,9 +37,15 @@ def test_a_file_starts_the_backbone_frozen_or_not(source, tmp_path, frozen, with
     ("depth", "name"),
     [(18, "ResNet18_vd_pretrained"), (50, "ResNet50_vd_ssld_v2_pretrained"), (101, "ResNet101_vd_ssld_pretrained")],
 )
-def test_imagenet_fetches_the_published_file_of_the_depth(monkeypatch, depth, name):
+def test_imagenet_fetches_the_published_file_of_the_depth(monkeypatch, tmp_path, depth, name):
     asked = []
-    monkeypatch.setattr("torch.hub.load_state_dict_from_url", lambda url, **options: asked.append(url) or {})
+
+    def fetch(url, **options):
+        asked.append(url)
+        torch.save({}, tmp_path / "empty.pth")
+        return tmp_path / "empty.pth"
+
+    monkeypatch.setattr(pretrained, "fetched", fetch)
     with pytest.raises(UserError, match="belongs to another backbone"):
         ResNetVD(depth=depth, width=8, weights="imagenet")
     assert len(asked) == 1 and asked[0].endswith(f"/{name}_from_paddle.pth")
@@ -46,16 +54,18 @@ def test_imagenet_fetches_the_published_file_of_the_depth(monkeypatch, depth, na
 @pytest.mark.parametrize("error", [URLError("no route to host"), OSError("no route to host")])
 @pytest.mark.parametrize("build", [lambda: ResNetVD(depth=18, weights="imagenet"),
                                    lambda: TorchvisionResNet(name="resnet18", weights="imagenet")])  # fmt: skip
-def test_unreachable_weights_are_one_line_that_says_what_to_do(monkeypatch, build, error):
-    def fail(url, **options):
+def test_unreachable_weights_are_one_line_that_says_what_to_do(monkeypatch, tmp_path, build, error):
+    def fail(request, **options):
         raise error
 
-    monkeypatch.setattr("torch.hub.load_state_dict_from_url", fail)
+    monkeypatch.setenv("NEO_MODEL_CACHE", str(tmp_path))
+    monkeypatch.setattr(urllib.request, "urlopen", fail)
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
     with pytest.raises(UserError) as caught:
         build()
     message = str(caught.value)
     assert "\n" not in message and "no route to host" in message and "https://" in message
-    assert "model.backbone.weights=FILE" in message and "model.backbone.weights=null" in message
+    assert f"put it at {tmp_path}" in message and "model.backbone.weights=null" in message
 
 
 def test_files_of_other_backbones_are_refused(source, tmp_path):
@@ -71,5 +81,5 @@ def test_a_depth_without_published_weights_says_so():
 
 
 def test_a_model_built_by_name_fetches_nothing(monkeypatch):
-    monkeypatch.delattr("torch.hub.load_state_dict_from_url")
+    monkeypatch.delattr(pretrained, "fetched")
     assert neo_model.build_model("rtdetr_r50", num_classes=3).num_classes == 3

@@ -7,6 +7,7 @@ from torchvision.models import get_model
 
 from neo_model.models import TorchvisionResNet
 from neo_model.models.layers import FrozenBatchNorm2d
+from neo_model.models.backbones import pretrained
 from neo_model.utils import UserError
 
 
@@ -42,14 +43,15 @@ def test_local_weights_give_torchvisions_own_features_frozen_or_not(resnet18, we
     assert any(isinstance(module, FrozenBatchNorm2d) for module in backbone.modules()) == frozen
 
 
-def test_imagenet_weights_are_those_of_torchvision(resnet18, monkeypatch):
+def test_imagenet_weights_are_those_of_torchvision(resnet18, monkeypatch, tmp_path):
     asked = []
 
     def fetch(url, **options):
         asked.append(url)
-        return resnet18.state_dict()
+        torch.save(resnet18.state_dict(), tmp_path / "weights.pth")
+        return tmp_path / "weights.pth"
 
-    monkeypatch.setattr("torch.hub.load_state_dict_from_url", fetch)
+    monkeypatch.setattr(pretrained, "fetched", fetch)
     backbone = TorchvisionResNet(name="resnet18", weights="imagenet")
     assert asked[0].startswith("https://download.pytorch.org/models/resnet18")
     torch.testing.assert_close(backbone.body["conv1"].weight, resnet18.conv1.weight)

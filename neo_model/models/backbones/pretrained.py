@@ -1,10 +1,10 @@
 """The weights that a backbone starts from: fetched, or from a file."""
 
-from urllib.error import URLError
+from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
+from neo_model.models.hub import fetched
 from neo_model.models.weights import read_tensors, unwrap
 from neo_model.utils import UserError
 
@@ -16,14 +16,14 @@ def load_pretrained(backbone: nn.Module, weights: str, *, url: str | None) -> No
 
     Args:
         backbone: module whose names are those of the file.
-        weights: ``imagenet`` fetches ``url`` into torch's cache, anything else is the path of a file.
+        weights: ``imagenet`` fetches ``url`` into the cache (see `neo_model.models.hub`), anything else is the path of a file.
         url: the published file; None where there is none.
 
     Raises:
         UserError: the weights cannot be fetched or read, or do not fit.
     """
     key = f"model.backbone.weights={weights}"
-    state = _fetched(key, url) if weights == IMAGENET else unwrap(read_tensors(weights))
+    state = unwrap(read_tensors(_fetched(key, url) if weights == IMAGENET else weights))
     # A counter that batch norms with a fixed momentum never read; frozen ones have none.
     missing, unexpected = [
         [name for name in names if not name.endswith("num_batches_tracked")]
@@ -41,15 +41,13 @@ def _load_what_fits(backbone: nn.Module, state: dict[str, Tensor], key: str):
         raise UserError(key, "has tensors of other shapes", "give the file of this depth and width") from error
 
 
-def _fetched(key: str, url: str | None) -> dict[str, Tensor]:
+def _fetched(key: str, url: str | None) -> Path:
     if url is None:
         raise UserError(key, "is not published for this depth", "use model.backbone.weights=null")
     try:
-        return torch.hub.load_state_dict_from_url(url, map_location="cpu", check_hash=True, weights_only=True)
-    except (URLError, OSError, RuntimeError) as error:
-        raise UserError(
-            f"{key} ({url})",
-            f"cannot be fetched ({getattr(error, 'reason', error)})",
-            "download that file elsewhere and give its path as model.backbone.weights=FILE, or start from random "
-            "values with model.backbone.weights=null model.backbone.freeze_stem=false model.backbone.freeze_norm=false",
-        ) from error
+        return fetched(url, key=key)
+    except UserError as error:
+        remedy = f"{error.remedy}; or start from random values with model.backbone.weights=null " + (
+            "model.backbone.freeze_stem=false model.backbone.freeze_norm=false"
+        )
+        raise UserError(error.where, error.cause, remedy) from error

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from neo_model.utils import UserError
+from neo_model.utils.errors import UserError
 
 CHUNK_BYTES = 1 << 20
 TIMEOUT_SECONDS = 30
