@@ -8,7 +8,16 @@ from typing import Annotated, Any, Literal, Union
 
 from neo_model.utils import Bounds
 
-NUMBER_NAMES = {int: "a whole number", float: "a number"}
+NAMES = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "text",
+    dict: "settings by name",
+    Path: "a path",
+    None: "null",
+    types.NoneType: "null",
+}
 
 
 def mismatch(value: Any, hint: Any) -> tuple[str, str] | None:
@@ -77,8 +86,7 @@ def describe(hint: Any) -> str:
         return f"a list, each entry {describe(arguments[0])}"
     if origin is dict:
         return f"named entries, each {describe(arguments[1])}"
-    names = {**NUMBER_NAMES, bool: "true or false", str: "text", Path: "a path", None: "null", types.NoneType: "null"}
-    return names.get(hint, getattr(hint, "__name__", str(hint)))
+    return NAMES.get(hint, getattr(hint, "__name__", str(hint)))
 
 
 def object_class(hint: Any) -> type | None:

@@ -1,5 +1,6 @@
 """Images and annotations in, batches of uint8 images and normalised boxes out."""
 
+import os
 from typing import TYPE_CHECKING
 
 from neo_model.data.coco import Classes
@@ -11,6 +12,10 @@ if TYPE_CHECKING:
     from neo_model.data.shapes import ShapesData
 
 __all__ = ["Augmentation", "Classes", "DetectionData", "Resolution", "ShapesData"]
+
+
+# albumentations asks the network for its newest version when imported, and waits for the answer.
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
 
 def __getattr__(name: str):

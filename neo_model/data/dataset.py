@@ -1,6 +1,5 @@
 """Samples: one image and its objects, as the network takes them."""
 
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,7 +9,7 @@ from torch.utils.data import Dataset
 
 from neo_model.data.coco import CocoInstances
 from neo_model.data.image_files import load_image
-from neo_model.data.transforms import FITS, Augmentation, Fit, place_objects, random_placement, render
+from neo_model.data.transforms import FITS, Augmentation, Fit, as_targets, place_objects, render
 
 # The third number of a sample's seed; the loader uses others for the shuffle and the sizes.
 SAMPLE_STREAM = 3
@@ -63,12 +62,12 @@ class DetectionDataset(Dataset):
         self.size_wh, self.fit, self.augment = size_wh, fit, augment
         self.smallest_side = smallest_side
         self.indices = np.arange(len(instances)) if indices is None else indices
-        self._recolor = None
-        if augment.photometric or augment.color:
+        self._augmenter = None
+        if augment.changes_anything:
             # albumentations takes seconds to import: only where it is used, and before workers are forked.
-            from neo_model.data.colors import Recolor
+            from neo_model.data.augmenter import Augmenter
 
-            self._recolor = Recolor(augment)
+            self._augmenter = Augmenter(augment, fit=fit, smallest_side=smallest_side)
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -97,7 +96,7 @@ class DetectionDataset(Dataset):
         Returns:
             a dictionary: ``labels`` int64 [n], ``boxes`` float32 [n, 4] cxcywh as fractions of the input,
             ``image_id``, ``source_wh`` (the file's width and height in pixels), ``affine`` (source pixels to input
-            pixels).
+            pixels, before ``extra`` transforms).
 
         Raises:
             UserError: the file is missing, broken, or not of the annotated size.
@@ -110,22 +109,19 @@ class DetectionDataset(Dataset):
         image = load_image(self.path(request.index), source_wh)
         boxes_xyxy, labels = instances.objects(index)
         target_wh = request.width, request.height
-        placement = FITS[self.fit](source_wh, target_wh)
-        recolor = None
-        if request.seed is not None:
+        if request.seed is None or self._augmenter is None:
+            placement = FITS[self.fit](source_wh, target_wh)
+            placed_xyxy, kept = place_objects(boxes_xyxy, placement, self.smallest_side)
+            render(image, placement, canvas)
+        else:
             generator = np.random.default_rng([request.seed, request.epoch, SAMPLE_STREAM, request.index])
-            placement = random_placement(
-                generator, self.augment, request.strong, boxes_xyxy, placement, target_wh, self.fit
+            placed_xyxy, kept, placement = self._augmenter(
+                image, boxes_xyxy, canvas, generator=generator, strong=request.strong
             )
-            if request.strong and self._recolor is not None:
-                recolor = partial(self._recolor, generator=generator)
-        boxes_cxcywh, kept = place_objects(boxes_xyxy, placement, target_wh, self.smallest_side)
-        target = {
+        return {
             "labels": torch.from_numpy(labels[kept]),
-            "boxes": torch.from_numpy(boxes_cxcywh),
+            "boxes": torch.from_numpy(as_targets(placed_xyxy, target_wh)),
             "image_id": int(instances.image_ids[index]),
             "source_wh": source_wh,
             "affine": placement.affine,
         }
-        render(image, placement, canvas, recolor)
-        return target

@@ -1,4 +1,4 @@
-"""Augmentation: a random window on the image, a random colour matrix, a random mirror; one decode, one resize.
+"""The geometry of augmentation: a random window on the image and a random mirror; one decode, one resize.
 
 Zoom-out and crop only choose *which rectangle of the source plane the network sees*. With the fit (letterbox or
 stretch) they are one affine, so every pixel is interpolated once, at its final size. The order and the ranges are those
@@ -38,7 +38,11 @@ class Augmentation:
         iou_crop: of a random crop of 0.3 to 1 of each side around at least one object.
         flip: of mirroring left to right.
         color: of a mild change of brightness, contrast, saturation and hue together.
+        extra: transforms of albumentations that come after all of these: from a class's name to its arguments.
         until: epoch from which only ``flip`` stays; None for never.
+
+    Raises:
+        UserError: a transform in ``extra`` does not exist, refuses its arguments or changes the picture's size.
     """
 
     def __init__(
@@ -49,11 +53,22 @@ class Augmentation:
         iou_crop: Fraction = 0,
         flip: Fraction = 0,
         color: Fraction = 0,
+        extra: dict[str, dict] | None = None,
         until: NonNegativeInt | None = None,
     ) -> None:
         self.photometric, self.color = photometric, color
         self.zoom_out, self.iou_crop, self.flip = zoom_out, iou_crop, flip
+        self.extra = extra or {}
         self.until = until
+        if self.extra:
+            from neo_model.data.augmenter import extra_transforms
+
+            extra_transforms(self.extra)
+
+    @property
+    def changes_anything(self) -> bool:
+        """Whether a sample may differ from the image as it is."""
+        return any([self.photometric, self.color, self.zoom_out, self.iou_crop, self.flip, self.extra])
 
     def is_strong_at(self, epoch: int) -> bool:
         """Whether everything, not only ``flip``, is on in this epoch."""
@@ -191,14 +206,14 @@ def _resize(part: np.ndarray, place: np.ndarray) -> np.ndarray:
 
 
 def place_objects(
-    boxes_xyxy: np.ndarray, placement: Placement, target_wh: tuple[int, int], smallest_side: float
+    boxes_xyxy: np.ndarray, placement: Placement, smallest_side: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """Map boxes into the input, clip them to what is visible, and tell which stay.
 
     A box goes when its centre is out of sight or when a visible side is under ``smallest_side`` pixels of the input.
 
     Returns:
-        boxes_cxcywh float32 [n, 4] of those that stay, as fractions of the input, and the mask [m] over all.
+        boxes_xyxy float64 [n, 4] of those that stay, in pixels of the input, and the mask [m] over all.
     """
     affine = placement.affine
     mapped = affine.apply(boxes_xyxy.astype(np.float64))
@@ -207,6 +222,11 @@ def place_objects(
     centres = (mapped[:, :2] + mapped[:, 2:]) / 2
     low, high = np.clip(mapped[:, :2], edges[:2], edges[2:]), np.clip(mapped[:, 2:], edges[:2], edges[2:])
     kept = ((centres >= edges[:2]) & (centres <= edges[2:]) & (high - low >= smallest_side)).all(axis=1)
-    low, high = low[kept], high[kept]
+    return np.concatenate([low[kept], high[kept]], axis=1), kept
+
+
+def as_targets(boxes_xyxy: np.ndarray, target_wh: tuple[int, int]) -> np.ndarray:
+    """boxes_cxcywh float32 [n, 4] as fractions of the input, from pixels of it."""
+    low, high = boxes_xyxy[:, :2], boxes_xyxy[:, 2:]
     boxes_cxcywh = np.concatenate([(low + high) / 2, high - low], axis=1) / np.tile(target_wh, 2)
-    return boxes_cxcywh.astype(np.float32), kept
+    return boxes_cxcywh.astype(np.float32)

@@ -20,7 +20,7 @@ import torch
 # What a run needs is imported once, here; none of it starts a thread.
 import neo_model.config.jobs
 import neo_model.config.sweep
-import neo_model.data.colors
+import neo_model.data.augmenter
 import neo_model.data.shapes
 import torch.utils.tensorboard  # noqa: F401
 from neo_model.config.command_line import main

@@ -10,6 +10,7 @@ import torch
 from neo_model.data.transforms import (
     FITS,
     Augmentation,
+    as_targets,
     cropped,
     place_objects,
     random_placement,
@@ -46,8 +47,8 @@ def sample(image, boxes, augment, seed, target_wh, fit, strong=True):
     whole = FITS[fit](source_wh, target_wh)
     generator = np.random.default_rng(seed)
     placement = random_placement(generator, augment, strong, boxes, whole, target_wh, fit)
-    boxes_cxcywh, kept = place_objects(boxes, placement, target_wh, smallest_side=1.0)
-    return drawn(image, placement, target_wh), boxes_cxcywh, kept, placement
+    placed_xyxy, kept = place_objects(boxes, placement, smallest_side=1.0)
+    return drawn(image, placement, target_wh), as_targets(placed_xyxy, target_wh), kept, placement
 
 
 def to_pixels(box_cxcywh, target_wh):
@@ -146,10 +147,10 @@ def test_a_crop_of_an_image_without_objects_is_the_image():
 def test_objects_whose_centre_is_cropped_away_and_slivers_are_dropped():
     whole = FITS["stretch"]((100, 100), (10, 10))
     boxes = np.array([[0, 0, 50, 50], [10, 10, 15, 90], [90, 90, 100, 100]], np.float32)
-    boxes_cxcywh, kept = place_objects(boxes, whole, (10, 10), smallest_side=1.0)
+    placed_xyxy, kept = place_objects(boxes, whole, smallest_side=1.0)
     assert kept.tolist() == [True, False, True]
-    np.testing.assert_allclose(boxes_cxcywh, [[0.25, 0.25, 0.5, 0.5], [0.95, 0.95, 0.1, 0.1]], atol=1e-6)
-    assert place_objects(boxes, whole, (10, 10), smallest_side=0.0)[1].all()
+    np.testing.assert_allclose(as_targets(placed_xyxy, (10, 10)), [[0.25, 0.25, 0.5, 0.5], [0.95, 0.95, 0.1, 0.1]], atol=1e-6)
+    assert place_objects(boxes, whole, smallest_side=0.0)[1].all()
 
 
 def test_shrinking_to_a_quarter_averages_instead_of_skipping_pixels():
