@@ -1,9 +1,11 @@
 """The machine a run uses and how much it gives it to do at once."""
 
+import copy
 import logging
 import os
 import resource
 import sys
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -109,7 +111,7 @@ class Hardware:
         model = self.place_model(model)
         model.recompute(self.recompute)
         if self.compile:
-            compile_parts(model, self.device)
+            compile_parts(model)
         return model
 
     def place(self, images: torch.Tensor) -> torch.Tensor:
@@ -130,23 +132,37 @@ class Hardware:
         return f"{name}, {self.precision}, {batch}, {self.workers} loader workers"
 
 
-def compile_parts(model: nn.Module, device: torch.device) -> None:
-    """Compile backbone and encoder in place; where torch cannot compile here, say so and leave them as they are.
+def compile_parts(model: nn.Module) -> None:
+    """Compile backbone and encoder in place, each input size at its first batch.
 
-    Each input size has a graph of its own: sizes are few, and a graph of fixed sizes is the faster one. The decoder stays
-    as it is, since its shapes change with the number of boxes of every batch.
+    Each has a graph of its own: sizes are few, and a graph of fixed sizes is the faster one. The decoder stays as it
+    is, since its shapes change with the number of boxes of every batch.
     """
     import torch._dynamo
 
-    try:
-        torch.compile(lambda x: (x * 2).relu().sum())(torch.ones(8, device=device))
-    except Exception as error:  # a missing compiler shows as almost anything
-        reason = str(error).strip().splitlines()[0]
-        log.warning("hardware.compile: torch cannot compile here (%s); training goes on without", reason)
-        return
     torch._dynamo.config.cache_size_limit = max(torch._dynamo.config.cache_size_limit, 4 * MAX_COMPILED_SIZES)
+    compiler = CompilerOrPlain()
     for part in (model.backbone, model.encoder):
-        part.compile(dynamic=False)
+        part.compile(backend=compiler, dynamic=False)
+
+
+class CompilerOrPlain:
+    """torch's compiler; once it has failed, which it says in one line, graphs run as they are."""
+
+    def __init__(self) -> None:
+        self.failed = False
+
+    def __call__(self, graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> Callable:
+        from torch._inductor.compile_fx import compile_fx
+
+        if not self.failed:
+            try:
+                return compile_fx(copy.deepcopy(graph), inputs)
+            except Exception as error:  # a missing compiler or an operation that it lacks show as almost anything
+                self.failed = True
+                reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+                log.warning("hardware.compile: torch cannot compile here (%s); training goes on without", reason)
+        return graph.forward
 
 
 def best_precision(device: torch.device) -> str:
