@@ -22,7 +22,8 @@ MAY_IMPORT = {
     "engine": BASE | MIDDLE | {"evaluation"},
     "deploy": BASE | MIDDLE | {"evaluation", "engine"},
     "benchmark": BASE | MIDDLE | {"evaluation", "engine", "deploy"},
-    "config": BASE | MIDDLE | {"evaluation", "engine", "deploy"},
+    "reports": BASE | MIDDLE | {"evaluation", "engine"},
+    "config": BASE | MIDDLE | {"evaluation", "engine", "deploy", "reports"},
     "testing": BASE | MIDDLE | {"evaluation", "engine", "config"},
 }
 # Entry points: they read a configuration, and import what reads it inside the function that needs it.

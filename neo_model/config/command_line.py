@@ -10,7 +10,7 @@ from hydra._internal.utils import get_args_parser
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from neo_model.config.compose import CONF, VERSION_BASE, compose_collecting, parse_overrides, without_hydra
+from neo_model.config.compose import CONF, VERSION_BASE, compose_collecting, is_launching, parse_overrides, without_hydra
 from neo_model.config.hydra_guard import check_composed_hydra, is_hydra_override, permitted_overrides
 from neo_model.config.manual import manual
 from neo_model.config.problems import raise_all
@@ -68,6 +68,9 @@ def _train(options: argparse.Namespace) -> int:
 
     if options.multirun:
         return run_sweep(options.overrides, options.config_dir)
+    for override in filter(is_launching, options.overrides):
+        if not is_hydra_override(override):
+            raise UserError(override.partition("=")[0], "is for sweeps", "add -m, or leave it out")
     resumed = _value_of("resume", options.overrides)
     if resumed not in (None, AUTO):
         return _resume(options.overrides, Path(str(resumed)))

@@ -28,6 +28,10 @@ ROOT = Path(__file__).resolve().parents[2]
 CONF = ROOT / "conf"
 VERSION_BASE = "1.3"
 
+LAUNCHING = ("hydra", "sweep")  # top-level keys that say how runs are started; no run keeps them
+# A search space is of the sweep as well.
+LAUNCHING_GROUPS = ("hparams_search",)
+
 CompositionError = (HydraException, OmegaConfBaseException)
 
 
@@ -68,8 +72,8 @@ def compose_node(group: str, choice: str) -> dict:
 
 
 def without_hydra(config: DictConfig) -> DictConfig:
-    """The configuration without Hydra's own part, closed to new keys."""
-    config = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
+    """The configuration without what is of Hydra or the sweep and not of the run, closed to new keys."""
+    config = OmegaConf.masked_copy(config, [key for key in config if key not in LAUNCHING])
     OmegaConf.set_struct(config, True)
     return config
 
@@ -127,6 +131,11 @@ def parse_overrides(overrides: list[str]) -> list[Override]:
         return OverridesParser.create().parse_overrides(overrides)
     except OverrideParseException as error:
         raise problems.from_hydra(error, OmegaConf.create(), []) from error
+
+
+def is_launching(override: str) -> bool:
+    """Whether an override says how runs are started, not what they train."""
+    return re.split(r"[./@=:]", override.lstrip("+~"))[0] in (*LAUNCHING, *LAUNCHING_GROUPS)
 
 
 def choices(group: str) -> list[str]:

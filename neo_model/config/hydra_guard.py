@@ -18,8 +18,15 @@ from neo_model.config.targets import TARGET, nested_targets
 from neo_model.utils import UserError
 
 PERMITTED = re.compile(r"hydra(\.run\.dir|\.sweep\.(dir|subdir)|[./](launcher|sweeper)(\..*)?)")
-# Hydra itself takes only plugins that it has found installed for these two; a longer path does not lead elsewhere.
-PLUGIN_TARGETS = re.compile(r"(hydra\._internal\.core_plugins|hydra_plugins)(\.\w+)+")
+# Hydra's own two, and those of the extras [optuna] and [launchers].
+PLUGIN_TARGETS = re.compile(
+    r"hydra\._internal\.core_plugins\.(basic_launcher\.BasicLauncher|basic_sweeper\.BasicSweeper)"
+    r"|hydra_plugins\.hydra_optuna_sweeper\.optuna_sweeper\.OptunaSweeper"
+    r"|hydra_plugins\.hydra_joblib_launcher\.joblib_launcher\.JoblibLauncher"
+    r"|hydra_plugins\.hydra_submitit_launcher\.submitit_launcher\.(Local|Slurm)Launcher"
+)
+# Commands that submitit would write into the script for Slurm.
+SHELL_KEYS = ("setup", "additional_parameters", "python", "srun_args")
 NESTED_TARGETS = re.compile(r"optuna\.samplers\.[A-Z]\w*")
 PLUGIN_NODES = ("launcher", "sweeper")
 LOGGING_KEYS = {"version", "root", "disable_existing_loggers"}
@@ -110,6 +117,7 @@ def _refused_in_plugin(key: str, own: DictConfig, name: str) -> Iterator[str]:
             yield f"{nested}.{TARGET}"
     if plain.get("custom_search_space"):
         yield f"{key}.custom_search_space"  # a function for Optuna's sweeper to import and call
+    yield from (f"{key}.{name}" for name in SHELL_KEYS if plain.get(name))
     params = plain.get("params") or {}
     for param, value in params.items() if isinstance(params, dict) else ():
         # These become overrides of the jobs, past the check of the command line.

@@ -22,8 +22,9 @@ from neo_model.config.targets import TARGET
 from neo_model.data import Classes, DetectionData
 from neo_model.data.workers import telling_of_lost_workers
 from neo_model.engine import EvaluationPlan, Runner, RunSettings, evaluate, inference_form
-from neo_model.engine.checkpoint import averaged_weights, check_classes
+from neo_model.engine.checkpoint import averaged_weights, check_classes, read_checkpoint
 from neo_model.engine.console import ConsoleHandler
+from neo_model.engine.latency import latency_ms
 from neo_model.engine.progress import Interrupted
 from neo_model.engine.run_lock import training_alone
 from neo_model.evaluation import CocoEvaluator, class_table, metrics_json, summary_table
@@ -190,6 +191,16 @@ def _trained_model(checkpoint: dict, config: DictConfig, path: str) -> nn.Module
         remedy = "leave model out, the checkpoint brings its own"
         raise UserError(path, "holds the weights of another model", remedy) from error
     return model
+
+
+def latency_of(config: DictConfig, path: Path) -> float | None:
+    """Milliseconds that a run's best model takes for one image; None where there is no such file."""
+    if not path.is_file():
+        return None
+    model = _trained_model(read_checkpoint(path), config, str(path))
+    size = instantiate(config.data, key="data").resolution.size
+    plan, hardware = instantiate(config.evaluation, key="evaluation"), instantiate(config.hardware, key="hardware")
+    return latency_ms(model, size, plan, hardware)
 
 
 def _plan(config: DictConfig, settings: DictConfig) -> EvaluationPlan:

@@ -2,21 +2,25 @@
 
 import gc
 import json
-import math
 import re
+import shlex
 import sys
+import time
 import traceback
 from pathlib import Path
 
 import hydra
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
 from neo_model.config.compose import (
     CONF,
     VERSION_BASE,
+    compose,
     compose_collecting,
+    is_launching,
     parse_overrides,
     set_environment,
     without_hydra,
@@ -26,10 +30,15 @@ from neo_model.config.problems import raise_all
 from neo_model.config.quoting import quoted
 from neo_model.config.run_dir import chosen_folder, new_folder
 from neo_model.config.secrets import redacted
+from neo_model.config.targets import TARGET
 from neo_model.config.validate import check_training, validate_training
+from neo_model.config.values import mismatch
+from neo_model.reports.sweep import write_sweep_report
+from neo_model.reports.sweep_jobs import FAILED, FINISHED, INTERRUPTED, RESULT_FILE, RUNNING, SweepJob, read_result
+from neo_model.reports.sweep_tables import terminal_text
 from neo_model.utils import UserError
 
-RESULT_FILE = "result.json"
+SWEEP_SETTINGS = dict[str, bool]  # the node `sweep`
 LONGEST_NAME = 100
 
 
@@ -61,8 +70,9 @@ def run_sweep(overrides: list[str], config_dir: str | None) -> int:
     folder = Path(composed.hydra.sweep.dir)
     if not any(override.key_or_group == "hydra.sweep.dir" for override in parsed):
         folder = new_folder(folder.parent)
-    elif any(folder.glob(f"*/{RESULT_FILE}")):
-        raise UserError(str(folder), "already holds a sweep", "choose another hydra.sweep.dir")
+    elif any(folder.glob(f"*/{RESULT_FILE}")) and not composed.sweep.skip_existing:
+        remedy = "add sweep.skip_existing=true to run what is missing, or choose another hydra.sweep.dir"
+        raise UserError(str(folder), "already holds a sweep", remedy)
     chosen_folder(folder)
     fixed = [override.key_or_group for override in parsed if override.key_or_group not in swept]
     own = [f"hydra.sweep.dir={quoted(str(folder))}", f"hydra.job.config.override_dirname.exclude_keys={_list(fixed)}"]
@@ -74,26 +84,32 @@ def run_sweep(overrides: list[str], config_dir: str | None) -> int:
         hydra.main(version_base=VERSION_BASE, config_path=str(CONF), config_name="train")(run_job)()
     finally:
         sys.argv = before
-        results = read_results(folder)
-        (folder / "results.txt").write_text(table(results, folder) + "\n")
-        print("", table(results, folder), sep="\n")
-    return _exit_code(results)
+        ended = _report(folder) if any(folder.glob(f"*/{RESULT_FILE}")) else []
+        if ended:
+            print("", terminal_text(ended, folder), sep="\n")
+    return _exit_code(ended)
 
 
 def _check_jobs(overrides: list[str], swept: list[str], config_dir: str | None) -> DictConfig:
-    """Compose and check every job that Hydra's own sweeper will start; of another sweeper's, what they share."""
+    """Compose and check every job that Hydra's own sweeper will start; of a sweeper that searches, the first values."""
     parsed = parse_overrides(overrides)
-    if any(override.key_or_group == "hydra/sweeper" for override in parsed):
-        jobs = [[override.input_line for override in parsed if override.key_or_group not in swept]]
-    else:
-        own = [override.input_line for override in parsed if override.key_or_group.startswith("hydra")]
-        shared = [override for override in parsed if override.input_line not in own]
+    own = [override.input_line for override in parsed if override.key_or_group.startswith("hydra")]
+    start = own + [override.input_line for override in parsed if override.key_or_group == "hparams_search"]
+    sweeper = compose("train", start, config_dir=config_dir)
+    check_composed_hydra(sweeper)
+    params = parse_overrides([f"{key}={value}" for key, value in (sweeper.hydra.sweeper.get("params") or {}).items()])
+    shared = [*params, *(override for override in parsed if override.input_line not in own)]
+    if sweeper.hydra.sweeper[TARGET].endswith(".BasicSweeper"):
         jobs = [own + job for job in BasicSweeper.split_arguments(shared, max_batch_size=None)[0]]
+    else:
+        jobs = [own + [f"{override.get_key_element()}={_first_value(override)}" for override in shared]]
     found = []
     for job in jobs:
         composed, problems = compose_collecting("train", job, config_dir=config_dir)
         check_composed_hydra(composed)
         config = without_hydra(composed)
+        if problem := mismatch(OmegaConf.to_container(composed.sweep), SWEEP_SETTINGS):
+            problems.append(UserError("sweep", *problem))
         try:
             if config.get("resume"):
                 problems.append(UserError("resume", "does not go with -m", "resume one run at a time"))
@@ -104,31 +120,97 @@ def _check_jobs(overrides: list[str], swept: list[str], config_dir: str | None) 
     return composed
 
 
-def run_job(config: DictConfig) -> float:
-    """One job of a sweep, in the folder that Hydra made for it.
+def _first_value(override: Override) -> str:
+    """A value that the search may take, to see whether its key exists and takes such values."""
+    if override.is_interval_sweep():
+        return str(override.value().start)
+    return next(override.sweep_string_iterator()) if override.is_sweep_override() else override.get_value_element_as_str()
+
+
+def run_job(config: DictConfig) -> float | None:
+    """One job of a sweep, in the folder that Hydra made for it; the sweep's report is made anew when it ends.
 
     Returns:
-        its AP, for sweepers that search; NaN if it failed, so that the other jobs still run.
+        its AP, for sweepers that search; None if it failed, so that the other jobs still run.
     """
     own = HydraConfig.get()
     run_dir = Path(own.runtime.output_dir)
-    result = {"job": own.job.num, "folder": run_dir.name, "AP": None, "error": None, "user_error": False}
+    config, skip = without_hydra(config), config.sweep.skip_existing
+    overrides = [redacted(text) for text in own.overrides.task if not is_launching(text)]
+    folders = [f"--config-dir={source.path}" for source in own.runtime.config_sources if source.provider == "command-line"]
+    command = shlex.join(["python", "train.py", *folders, *overrides])
+    result = {"job": own.job.num, "folder": run_dir.name, "overrides": overrides, "command": command}
+    result |= {"status": RUNNING, "AP": None, "error": None, "user_error": False, "latency_ms": None, "seconds": None}
+    run_dir, earlier = _earlier(run_dir, overrides) if skip else (run_dir, {})
+    if earlier.get("status") == FINISHED:
+        print(f"\njob {run_dir.name}: is there already", file=sys.stderr)
+        return earlier["AP"]
+    result["folder"] = run_dir.name
     print(f"\njob {run_dir.name}", file=sys.stderr)
+    knows_time = earlier.get("seconds", 0.0) is not None  # an attempt that was killed has left none
+    earlier, started = {"seconds": 0.0} | earlier, time.monotonic()
+    _write(run_dir, result)
     try:
         validate_training(config)
-        from neo_model.config.jobs import train_job
-
-        result["AP"] = train_job(config, lambda: run_dir)
+        result |= _train(config, run_dir) | {"status": FINISHED}
     except UserError as error:
-        result |= {"error": redacted(str(error)), "user_error": True}
+        result |= {"status": FAILED, "error": redacted(str(error)), "user_error": True}
         print(f"error: {result['error']}", file=sys.stderr)
         _release(error.__cause__)
+    except KeyboardInterrupt:
+        result["status"] = INTERRUPTED
+        raise
     except Exception as error:  # a crash of one job must not take the others with it; it is shown and tabled
-        result |= {"error": redacted(traceback.format_exception_only(error)[-1].strip())}
+        result |= {"status": FAILED, "error": redacted(traceback.format_exception_only(error)[-1].strip())}
         print(redacted(traceback.format_exc()), end="", file=sys.stderr)
         _release(error)
-    (run_dir / RESULT_FILE).write_text(json.dumps(result) + "\n")
-    return math.nan if result["AP"] is None else result["AP"]
+    finally:
+        result["seconds"] = time.monotonic() - started + earlier["seconds"] if knows_time else None
+        _write(run_dir, result)
+        _report(run_dir.parent)
+    return result["AP"]
+
+
+def _train(config: DictConfig, run_dir: Path) -> dict:
+    """Train, or go on where an earlier attempt stopped; its AP and the latency of what it trained."""
+    from neo_model.config import jobs
+    from neo_model.config.restore import refuse_another_training
+    from neo_model.engine.checkpoint_folder import CheckpointFolder
+    from neo_model.engine.hardware import forget_memory_peak
+
+    checkpoints = CheckpointFolder(run_dir)
+    goes_on = not checkpoints.is_empty()
+    if goes_on:
+        refuse_another_training(run_dir, checkpoints.newest().content, config)
+    forget_memory_peak()
+    best = jobs.train_job(config, lambda: run_dir, resume=goes_on)
+    return {"AP": best, "latency_ms": jobs.latency_of(config, checkpoints.best)}
+
+
+def _earlier(run_dir: Path, overrides: list[str]) -> tuple[Path, dict]:
+    """Where an earlier sweep ran the same job, under whatever number, and what came of it; else this folder."""
+    for path in sorted(run_dir.parent.glob(f"*/{RESULT_FILE}")):
+        result = read_result(path.parent)
+        if sorted(result.get("overrides") or []) == sorted(overrides):
+            if path.parent != run_dir and not any(run_dir.iterdir()):
+                run_dir.rmdir()
+            return path.parent, result
+    return run_dir, {}
+
+
+def _write(run_dir: Path, result: dict) -> None:
+    unfinished = run_dir / f".{RESULT_FILE}"
+    unfinished.write_text(json.dumps(result) + "\n")
+    unfinished.replace(run_dir / RESULT_FILE)
+
+
+def _report(folder: Path) -> list[SweepJob]:
+    """Tables and picture so far; that they cannot be written is no reason to stop training."""
+    try:
+        return write_sweep_report(folder)
+    except UserError as error:
+        print(f"warning: {error}", file=sys.stderr)
+        return []
 
 
 def _release(error: BaseException | None) -> None:
@@ -141,27 +223,11 @@ def _release(error: BaseException | None) -> None:
         torch.cuda.empty_cache()
 
 
-def read_results(folder: Path) -> list[dict]:
-    """What the jobs in a sweep's folder left, in order of their numbers."""
-    results = [json.loads(path.read_text()) for path in folder.glob(f"*/{RESULT_FILE}")]
-    return sorted(results, key=lambda result: result["job"])
-
-
-def table(results: list[dict], folder: Path) -> str:
-    """A line a job: its AP, or the first line of its error."""
-    lines = [f"{len(results)} jobs in {folder}"]
-    width = max((len(result["folder"]) for result in results), default=0)
-    for result in results:
-        outcome = f"AP {result['AP']:.4f}" if result["error"] is None else f"failed: {result['error'].splitlines()[0]}"
-        lines.append(f"  {result['folder']:<{width}}  {outcome}")
-    return "\n".join(lines)
-
-
-def _exit_code(results: list[dict]) -> int:
-    failed = [result for result in results if result["error"] is not None]
+def _exit_code(jobs: list[SweepJob]) -> int:
+    failed = [job for job in jobs if not job.finished]
     if not failed:
         return 0
-    return 2 if all(result["user_error"] for result in failed) else 1
+    return 2 if all(job.user_error for job in failed) else 1
 
 
 def _list(texts: list[str]) -> str:

@@ -6,6 +6,7 @@ import os
 import resource
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Literal
 
 import torch
@@ -130,6 +131,14 @@ class Hardware:
         name = torch.cuda.get_device_name() if self.device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
         batch = f"batch {self.batch_size}" + (f" x {self.accumulate}" if self.accumulate > 1 else "")
         return f"{name}, {self.precision}, {batch}, {self.workers} loader workers"
+
+
+def forget_memory_peak() -> None:
+    """Have `Hardware.memory_gib` count from here: one process trains all jobs of a sweep."""
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        torch.cuda.reset_peak_memory_stats()
+    with suppress(OSError), open("/proc/self/clear_refs", "w") as file:  # Linux only
+        file.write("5")
 
 
 def compile_parts(model: nn.Module) -> None:

@@ -1,5 +1,6 @@
 """python train.py -m: jobs in named folders, their results, and failures that stay their own."""
 
+import csv
 import json
 import shlex
 import signal
@@ -9,6 +10,7 @@ import pytest
 
 from neo_model.config.compose import parse_overrides
 from neo_model.config.sweep import job_folder
+from neo_model.engine import Runner
 from neo_model.engine.progress import Interrupted
 
 
@@ -40,13 +42,20 @@ def test_four_jobs_train_in_named_folders(command, short, tmp_path):
     for result in results(folder):
         lines = [json.loads(line) for line in (folder / result["folder"] / "metrics.jsonl").read_text().splitlines()]
         assert result["AP"] == pytest.approx(lines[-1]["val/AP"])
-        assert f"  {result['folder']} " in outcome.out
-    assert outcome.out.count(" AP 0.") == 4
+        assert result["latency_ms"] > 0 and result["seconds"] > 0
+    rows = list(csv.DictReader((folder / "results.csv").read_text().splitlines()))
+    assert {(row["optim.lr"], row["data/resolution"]) for row in rows} == {
+        (rate, size) for rate in ("5e-05", "0.0001") for size in ("480x270", "640x360")
+    }
+    assert [float(row["AP"]) for row in rows] == sorted((float(row["AP"]) for row in rows), reverse=True)
+    assert all(float(row["peak_memory_gib"]) > 0 and row["status"] == "finished" for row in rows)
+    assert outcome.out.splitlines()[-1].startswith("best: python train.py optim.lr=")
+    assert (folder / "sweep.png").read_bytes().startswith(b"\x89PNG")
     assert not list(tmp_path.glob("outputs/train*"))
 
 
 def test_ctrl_c_ends_the_sweep_and_keeps_what_is_finished(command, short, monkeypatch):
-    def interrupt_at_seed_2(config, open_folder):
+    def interrupt_at_seed_2(config, open_folder, resume):
         if config.seed == 2:
             raise Interrupted(signal.SIGINT)
         return 0.25
@@ -54,8 +63,55 @@ def test_ctrl_c_ends_the_sweep_and_keeps_what_is_finished(command, short, monkey
     monkeypatch.setattr("neo_model.config.jobs.train_job", interrupt_at_seed_2)
     outcome = command("train", "-m", "seed=1,2,3", *short, "data/resolution=480x270", "hydra.sweep.dir=sweep")
     assert outcome.code == 130
-    assert [result["AP"] for result in results(Path("sweep"))] == [0.25]
-    assert "0_seed-1  AP 0.2500" in Path("sweep/results.txt").read_text()
+    assert [(result["AP"], result["status"]) for result in results(Path("sweep"))] == [
+        (0.25, "finished"), (None, "interrupted")
+    ]  # fmt: skip
+    assert outcome.out.splitlines()[-1].startswith("best: python train.py seed=1 ")
+    assert "0.2500" in Path("sweep/results.md").read_text()
+
+
+def test_skip_existing_runs_what_failed_or_never_ran(command, short, monkeypatch):
+    ran = []
+
+    def fail_at_seed_2(config, open_folder, resume):
+        ran.append(config.seed)
+        if config.seed == 2 and len(ran) == 2:
+            raise RuntimeError("for once")
+        return config.seed / 10
+
+    monkeypatch.setattr("neo_model.config.jobs.train_job", fail_at_seed_2)
+    place = [*short, "data/resolution=480x270", "hydra.sweep.dir=sweep"]
+    assert command("train", "-m", "seed=1,2", *place).code == 1
+    assert "sweep.skip_existing=true" in command("train", "-m", "seed=1,2", *place).error
+    outcome = command("train", "-m", "seed=0,1,2,3", *place, "sweep.skip_existing=true")
+    assert outcome.code == 0, outcome.err
+    assert ran == [1, 2, 0, 2, 3]
+    assert sorted(result["AP"] for result in results(Path("sweep"))) == [0.0, 0.1, 0.2, 0.3]
+
+
+def test_an_interrupted_job_goes_on_where_it_stopped(command, short, monkeypatch):
+    place = [*short, "data/resolution=480x270", "hydra.sweep.dir=sweep", "epochs=2", "seed=1,2"]
+    trained = Runner._train_epoch
+
+    def stop_in_epoch_2(self, stop, line):
+        if self.progress.epoch == 1:
+            raise Interrupted(signal.SIGINT)
+        trained(self, stop, line)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Runner, "_train_epoch", stop_in_epoch_2)
+        assert command("train", "-m", *place).code == 130
+    outcome = command("train", "-m", *place, "sweep.skip_existing=true")
+    assert outcome.code == 0, outcome.err
+    for result in results(Path("sweep")):
+        records = [json.loads(line) for line in Path("sweep", result["folder"], "metrics.jsonl").read_text().splitlines()]
+        assert [record["epoch"] for record in records if "val/AP" in record] == [1, 2]
+
+
+def test_skip_existing_is_for_sweeps(command, short):
+    assert "sweep.skip_existing: is for sweeps; add -m" in command("train", *short, "sweep.skip_existing=true").error
+    error = command("train", "-m", "seed=1,2", *short, "sweep.skip_existing=maybe").error
+    assert "sweep" in error and "true or false" in error
 
 
 def test_nothing_starts_when_one_combination_is_wrong(command, short, tmp_path):
