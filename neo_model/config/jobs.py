@@ -3,10 +3,8 @@
 import dataclasses
 import json
 import logging
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from logging.handlers import MemoryHandler
 from pathlib import Path
 
 import torch
@@ -17,19 +15,19 @@ from tqdm import tqdm
 from neo_model.config.build import build_model_from_config
 from neo_model.config.instantiate import instantiate
 from neo_model.config.quoting import typed
-from neo_model.config.secrets import RedactingFilter
+from neo_model.config.run_log import LogFile, run_log
 from neo_model.config.targets import TARGET
 from neo_model.data import Classes, DetectionData
 from neo_model.data.workers import telling_of_lost_workers
 from neo_model.engine import EvaluationPlan, Runner, RunSettings, evaluate, inference_form
 from neo_model.engine.checkpoint import averaged_weights, check_classes, read_checkpoint
-from neo_model.engine.console import ConsoleHandler
 from neo_model.engine.latency import latency_ms
 from neo_model.engine.progress import Interrupted
 from neo_model.engine.run_lock import training_alone
 from neo_model.evaluation import CocoEvaluator, class_table, metrics_json, summary_table
 from neo_model.models import load_weights
 from neo_model.utils import UserError
+from neo_model.utils.files import telling_of_refusal, write_whole
 from neo_model.utils.seeding import seed_everything
 
 log = logging.getLogger("neo_model")
@@ -60,10 +58,10 @@ def train_job(config: DictConfig, open_folder: Callable[[], Path], *, resume: bo
         model = _starting_model(config, data.classes, resume=resume)
         run_dir = open_folder()
         held.enter_context(training_alone(run_dir))
-        file_log.setTarget(_log_file(run_dir / "train.log"))
+        file_log.setTarget(LogFile(run_dir / "train.log"))
         if not resume:
-            (run_dir / "config.yaml").write_text(OmegaConf.to_yaml(config))
-        (run_dir / "data_findings.json").write_text(json.dumps(data.findings(), indent=2) + "\n")
+            write_whole(run_dir / "config.yaml", OmegaConf.to_yaml(config))
+        write_whole(run_dir / "data_findings.json", json.dumps(data.findings(), indent=2) + "\n")
         runner = _runner(config, model, data, run_dir)
         log.info("%s, %d classes, %s", _title(config), len(data.classes.names), runner.hardware)
         if resume:
@@ -175,8 +173,9 @@ def eval_job(checkpoint: dict, config: DictConfig, settings: DictConfig, open_fo
     except FloatingPointError as error:
         raise UserError(settings.ckpt, str(error), "evaluate with hardware.precision=fp32") from error
     metrics = evaluator.compute(only_seen=config.limit_batches is not None)
-    (run_dir / "metrics.json").write_text(json.dumps(metrics_json(metrics), indent=2) + "\n")
-    evaluator.write_detections(run_dir / "detections.json")
+    write_whole(run_dir / "metrics.json", json.dumps(metrics_json(metrics), indent=2) + "\n")
+    with telling_of_refusal(run_dir / "detections.json"):
+        evaluator.write_detections(run_dir / "detections.json")
     print(summary_table(metrics), class_table(metrics), sep="\n\n")
     print(f"\nmetrics and detections: {run_dir}")
     return metrics
@@ -207,32 +206,3 @@ def _plan(config: DictConfig, settings: DictConfig) -> EvaluationPlan:
     """The training's plan with the thresholds that the command line gives."""
     changes = {key: settings[key] for key in ("conf_threshold", "nms_threshold") if settings[key] is not None}
     return dataclasses.replace(instantiate(config.evaluation, key="evaluation"), **changes)
-
-
-@contextmanager
-def run_log() -> Iterator[MemoryHandler]:
-    """Messages of ours go to the terminal, and wait in the handler for a file to be set as its target."""
-    console, file_log = ConsoleHandler(), MemoryHandler(capacity=1)
-    log.setLevel(logging.INFO)
-    for handler in (console, file_log):
-        handler.addFilter(RedactingFilter())
-        log.addHandler(handler)
-    try:
-        yield file_log
-    except Exception as error:  # the terminal gets it from the caller, the file would not
-        trace = None if isinstance(error, UserError) else sys.exc_info()
-        file_log.handle(log.makeRecord(log.name, logging.ERROR, __file__, 0, "stopped: %s", (error,), trace))
-        raise
-    finally:
-        target = file_log.target
-        for handler in (console, file_log):
-            log.removeHandler(handler)
-            handler.close()
-        if target is not None:
-            target.close()
-
-
-def _log_file(path: Path) -> logging.FileHandler:
-    handler = logging.FileHandler(path)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    return handler

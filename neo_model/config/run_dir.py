@@ -6,6 +6,7 @@ from pathlib import Path
 
 from neo_model.config.quoting import typed
 from neo_model.utils import UserError
+from neo_model.utils.files import telling_of_refusal
 
 RUN_FILES = ("config.yaml", "checkpoints")
 
@@ -17,13 +18,14 @@ def new_folder(parent: Path) -> Path:
         UserError: it cannot be created.
     """
     chosen_folder(parent)
-    while True:
-        folder = parent / datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f")
-        try:
-            folder.mkdir()
-            return folder
-        except FileExistsError:
-            continue
+    with telling_of_refusal(parent):
+        while True:
+            folder = parent / datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f")
+            try:
+                folder.mkdir()
+                return folder
+            except FileExistsError:
+                continue
 
 
 def chosen_folder(folder: Path) -> Path:

@@ -37,6 +37,7 @@ from neo_model.reports.sweep import write_sweep_report
 from neo_model.reports.sweep_jobs import FAILED, FINISHED, INTERRUPTED, RESULT_FILE, RUNNING, SweepJob, read_result
 from neo_model.reports.sweep_tables import terminal_text
 from neo_model.utils import UserError
+from neo_model.utils.files import write_whole
 
 SWEEP_SETTINGS = dict[str, bool]  # the node `sweep`
 LONGEST_NAME = 100
@@ -199,9 +200,7 @@ def _earlier(run_dir: Path, overrides: list[str]) -> tuple[Path, dict]:
 
 
 def _write(run_dir: Path, result: dict) -> None:
-    unfinished = run_dir / f".{RESULT_FILE}"
-    unfinished.write_text(json.dumps(result) + "\n")
-    unfinished.replace(run_dir / RESULT_FILE)
+    write_whole(run_dir / RESULT_FILE, json.dumps(result) + "\n")
 
 
 def _report(folder: Path) -> list[SweepJob]:

@@ -87,7 +87,8 @@ class CheckpointFolder:
         """Remove what a process killed while saving has left; only one trains in a folder, see `training_alone`."""
         for path in (self.last, self.best):
             for temporary in self.folder.glob(f"{temporary_prefix(path)}*.tmp"):
-                temporary.unlink(missing_ok=True)
+                with suppress(OSError):  # it does no harm
+                    temporary.unlink()
 
     def _named_by_step(self) -> list[Path]:
         """Newest first."""

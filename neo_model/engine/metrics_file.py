@@ -89,9 +89,14 @@ class MetricsFile:
         self._broken_line = False
 
     def flush(self) -> None:
-        """Have the disk itself hold all lines. A full one has been warned of when the line was written."""
-        with suppress(OSError), self.path.open("rb") as file:
-            os.fsync(file.fileno())
+        """Have the disk itself hold all lines."""
+        try:
+            with self.path.open("rb") as file:
+                os.fsync(file.fileno())
+        except FileNotFoundError:
+            pass  # there is no line yet, or its writing has been warned of
+        except OSError as error:
+            self._warn(error)
 
     def scalars(self, step: int, epoch: float, values: dict[str, float]) -> None:
         """Append one line.
@@ -110,9 +115,12 @@ class MetricsFile:
             self._broken_line = False
         except OSError as error:
             self._broken_line = True
-            if not self._warned:
-                log.warning("%s: cannot be written (%s); the run goes on, figures are lost meanwhile", self.path, error)
-                self._warned = True
+            self._warn(error)
+
+    def _warn(self, error: OSError) -> None:
+        if not self._warned:
+            self._warned = True
+            log.warning("%s: cannot be written (%s); the run goes on, figures are lost meanwhile", self.path, error)
 
 
 def number_or_none(value) -> float | int | None:

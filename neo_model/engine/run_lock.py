@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from neo_model.utils import UserError
+from neo_model.utils.files import telling_of_refusal
 
 log = logging.getLogger(__name__)
 
@@ -31,23 +32,20 @@ def training_alone(run_dir: Path) -> Iterator[None]:
         UserError: another process holds it, or the disk refuses.
     """
     path = run_dir / LOCK_FILE
-    try:
-        file = path.open("a+")
-    except OSError as error:
-        cause = f"cannot be written ({error.strerror or error})"
-        raise UserError(str(path), cause, "make room, or choose another folder") from error
+    with telling_of_refusal(path):
+        file = path.open("a+b", buffering=0)
     with file:
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno in TAKEN:
                 file.seek(0)
-                holder = file.read().strip() or "another process"
+                holder = file.read().decode(errors="replace").strip() or "another process"
                 remedy = "wait until it has ended or stop it, or choose another folder by hydra.run.dir=DIR"
                 raise UserError(str(run_dir), f"{holder} is training in it", remedy) from error
             log.warning("%s: this disk has no locks (%s); see to it that only one process trains here", path, error)
         else:
-            file.truncate(0)
-            file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-            file.flush()
+            with telling_of_refusal(path):
+                file.truncate(0)
+                file.write(f"process {os.getpid()} on {socket.gethostname()}\n".encode())
         yield

@@ -9,6 +9,7 @@ from pathlib import Path
 from neo_model.reports.sweep_jobs import SweepJob, read_jobs
 from neo_model.reports.sweep_tables import csv_text, markdown_text, terminal_text
 from neo_model.utils import UserError
+from neo_model.utils.files import telling_of_refusal, write_whole
 
 USAGE = "usage: python -m neo_model.reports.sweep DIR"
 
@@ -25,20 +26,11 @@ def write_sweep_report(folder: Path) -> list[SweepJob]:
     from neo_model.reports.sweep_picture import draw  # matplotlib takes most of a second
 
     jobs = read_jobs(folder)
-    try:
-        _replace(folder / "results.csv", csv_text(jobs))
-        _replace(folder / "results.md", markdown_text(jobs, folder.resolve()))
+    write_whole(folder / "results.csv", csv_text(jobs))
+    write_whole(folder / "results.md", markdown_text(jobs, folder.resolve()))
+    with telling_of_refusal(folder / "sweep.png"):
         draw(jobs, folder / "sweep.png")
-    except OSError as error:
-        raise UserError(str(folder), f"cannot be written ({error.strerror or error})", "make room there") from error
     return jobs
-
-
-def _replace(path: Path, text: str) -> None:
-    """Write a file that is at no time there in part."""
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    unfinished.write_text(text)
-    unfinished.replace(path)
 
 
 def main(arguments: list[str]) -> int:

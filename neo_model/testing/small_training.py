@@ -12,7 +12,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -47,9 +47,18 @@ class Start:
         run_dir: the run's folder.
         workers: loader processes.
         arguments: of ``train.py``, besides.
+        around: run in the process instead of the training, which it is given to call.
     """
 
-    def __init__(self, folder: Path, run_dir: Path, *, workers: int = 0, arguments: list[str] = ()) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        run_dir: Path,
+        *,
+        workers: int = 0,
+        arguments: list[str] = (),
+        around: Callable[[Callable[[], int]], int] = lambda train: train(),
+    ) -> None:
         given = [*SETTINGS, f"data.root={folder / 'data'}", f"hardware.workers={workers}", *arguments]
         if "-m" not in given:
             given += [f"hydra.run.dir={run_dir}", "resume=auto"]
@@ -58,7 +67,7 @@ class Start:
         sys.stdout.flush()
         self.pid = os.fork()
         if self.pid == 0:
-            os._exit(_train(given, self.output))
+            os._exit(around(lambda: _train(given, self.output)))
 
     def send(self, number: int) -> bool:
         """Signal the process and its group, as terminals and schedulers do; returns whether it was still there."""
@@ -178,13 +187,17 @@ def curves(run_dir: Path) -> dict[str, list[tuple[int, float]]]:
 class Reference:
     """A run without a break, to compare others with.
 
+    Args:
+        folder: keeps the run and the data.
+        arguments: of ``train.py``, besides.
+
     Raises:
         RuntimeError: it did not come to its end.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, arguments: list[str] = ()) -> None:
         run_dir, began = folder / "reference", time.monotonic()
-        start = Start(folder, run_dir)
+        start = Start(folder, run_dir, arguments=arguments)
         if not start.wait(600) or start.exit_code != 0:
             raise RuntimeError(f"the training does not run:\n{start.output.read_text()}")
         self.seconds = time.monotonic() - began

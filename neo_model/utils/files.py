@@ -1,6 +1,8 @@
-"""Whether the files that a data set needs are there."""
+"""Files that are there or not, and files that are written whole or not at all."""
 
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from neo_model.utils.errors import UserError
@@ -21,3 +23,29 @@ def check_present(name: str, *, files: Iterable[Path], folders: Iterable[Path], 
     if missing:
         remedy = f"fetch them with `{fetch_hint}`" if fetch_hint else "correct data.root or the paths beside it"
         raise UserError(f"data={name}", f"missing {', '.join(dict.fromkeys(missing))}", remedy)
+
+
+@contextmanager
+def telling_of_refusal(path: str | Path, remedy: str = "make room, or choose another folder") -> Iterator[None]:
+    """Turn a disk's refusal to write ``path`` into a ``UserError``."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(str(path), f"cannot be written ({error.strerror or error})", remedy) from error
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Create or replace a file that is at no time there in part.
+
+    Raises:
+        UserError: the disk refuses; a file of that name is as it was.
+    """
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with telling_of_refusal(path):
+        try:
+            unfinished.write_text(text, encoding="utf-8")
+            unfinished.replace(path)
+        except OSError:
+            with suppress(OSError):
+                unfinished.unlink()
+            raise

@@ -36,16 +36,18 @@ class SealedWriter:
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor, self._hash = descriptor, hashlib.sha256()
-        self._held_back = b""  # the last piece, if short: it may be the end record, which the seal changes
+        # torch passes an archive on in thousands of pieces; the last one may be the end record, which the seal changes.
+        self._waiting = bytearray()
 
     def write(self, data: bytes | memoryview) -> int:
         """Take the next piece; returns its length."""
-        self._pass_on(self._held_back)
-        self._held_back = b""
-        if len(data) == END_LENGTH:
-            self._held_back = bytes(data)
-        else:
+        if len(self._waiting) + len(data) > PIECE:
+            self._pass_on(self._waiting)
+            self._waiting = bytearray()
+        if len(data) > PIECE:
             self._pass_on(data)
+        else:
+            self._waiting += data
         return len(data)
 
     def flush(self) -> None:
@@ -57,14 +59,14 @@ class SealedWriter:
         Raises:
             RuntimeError: what was written is no ZIP archive.
         """
-        if not self._held_back.startswith(END_RECORD):
+        if self._waiting[-END_LENGTH:][: len(END_RECORD)] != END_RECORD:
             raise RuntimeError("only a ZIP archive can be sealed")
         comment = json.dumps({**facts, "sha256": ""}).encode().removesuffix(AFTER_DIGEST)
         length = COMMENT_LENGTH.pack(len(comment) + DIGEST_LENGTH + len(AFTER_DIGEST))
-        self._pass_on(self._held_back[: -COMMENT_LENGTH.size] + length + comment)
+        self._pass_on(self._waiting[: -COMMENT_LENGTH.size] + length + comment)
         self._pass_on(self._hash.hexdigest().encode() + AFTER_DIGEST)
 
-    def _pass_on(self, data: bytes | memoryview) -> None:
+    def _pass_on(self, data: bytes | bytearray | memoryview) -> None:
         left = memoryview(data).cast("B")
         self._hash.update(left)
         while len(left):  # a disk that is nearly full takes a part

@@ -2,7 +2,6 @@
 
 import errno
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -15,6 +14,7 @@ from neo_model.engine.checkpoint import read_checkpoint
 from neo_model.engine.checkpoint_folder import CheckpointFolder
 from neo_model.engine.progress import StopRequest
 from neo_model.engine.step_recorder import StepRecorder
+from neo_model.testing.failing_disk import FailingDisk, Operation
 from tests.config.test_resume import different, last, losses
 
 
@@ -94,19 +94,11 @@ def test_row_33_asked_to_stop_at_random_moments_a_run_saves_and_is_gone(tmp_path
     assert done.returncode == 0 and "equal to the unbroken one" in done.stdout, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("operation", ["write", "replace"])
-def test_row_32_a_full_disk_ends_the_run_with_its_checkpoint_whole(command, straight, monkeypatch, operation):
+@pytest.mark.parametrize("what", ["write .last.pt.*", "rename last.pt"])
+def test_row_32_a_full_disk_ends_the_run_with_its_checkpoint_whole(command, straight, monkeypatch, what):
     shutil.copytree(straight, "run")
-    works = getattr(os, operation)
-
-    def fail(target, *others):
-        name = str(target) if operation == "replace" else os.readlink(f"/proc/self/fd/{target}")
-        if "checkpoints" in name:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return works(target, *others)
-
     with monkeypatch.context() as patch:
-        patch.setattr(os, operation, fail)
+        FailingDisk(Path("run"), Operation(what, 1), errno.ENOSPC, setattr=patch.setattr)
         outcome = command("train", "resume=run", "epochs=3")
     assert outcome.code == 2
     assert outcome.err.splitlines()[-1].startswith("error: run/checkpoints/last.pt: cannot be written (No space left")
@@ -114,6 +106,26 @@ def test_row_32_a_full_disk_ends_the_run_with_its_checkpoint_whole(command, stra
     assert found.path.name == "last.pt" and not found.passed_over and found.content["progress"]["step"] == 6
     assert not list(Path("run", "checkpoints").glob(".*"))
     assert command("train", "resume=run", "epochs=3").code == 0
+
+
+@pytest.mark.parametrize("file", ["training.lock", ".config.yaml.*", ".data_findings.json.*"])
+def test_row_32_a_disk_that_is_full_from_the_start_leaves_nothing_in_the_way(command, steps, monkeypatch, file):
+    arguments = [*steps, "limit_batches=1", "epochs=1", "hydra.run.dir=run"]
+    with monkeypatch.context() as patch:
+        FailingDisk(Path("run"), Operation(f"write {file}", 1), errno.ENOSPC, setattr=patch.setattr)
+        outcome = command("train", *arguments)
+    assert outcome.code == 2 and "Traceback" not in outcome.err
+    name = file.removeprefix(".").removesuffix(".*")
+    said = f"error: run/{name}: cannot be written (No space left on device); make room, or choose another folder"
+    assert outcome.err.splitlines()[-1] == said
+    assert not Path("run", name).exists() or file == "training.lock"
+
+
+@pytest.mark.slow
+def test_row_32_whatever_operation_fails_a_run_ends_as_if_it_had_not(tmp_path):
+    trials = [sys.executable, "-m", "neo_model.testing.write_faults", "--every", "200", "--first", "110"]
+    done = subprocess.run([*trials, "--folder", str(tmp_path)], capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0 and "all ends equal the one without" in done.stdout, done.stdout + done.stderr
 
 
 def test_row_30_workers_may_change_at_each_resume(command, steps, straight, monkeypatch):

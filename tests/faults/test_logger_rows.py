@@ -8,6 +8,7 @@ import threading
 import numpy as np
 import pytest
 
+from neo_model.config.run_log import LogFile, run_log
 from neo_model.engine.loggers import TensorBoardLogger, WandbLogger
 from neo_model.engine.metrics_file import MetricsFile, Rewound
 from tests.engine.test_loggers import CONFIG, read_tensorboard, records
@@ -24,6 +25,18 @@ def test_row_37_metrics_on_a_full_disk_cost_one_warning_and_later_lines_are_whol
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
     assert "metrics.jsonl" in caplog.text
     assert [json.loads(line)["step"] for line in path.read_text().split("\n") if line] == [3]
+
+
+def test_row_37_a_log_file_on_a_full_disk_costs_one_warning(tmp_path, capsys):
+    path = tmp_path / "train.log"
+    path.symlink_to("/dev/full")
+    with run_log() as file_log:
+        file_log.setTarget(LogFile(path))
+        for step in range(3):
+            logging.getLogger("neo_model").info("step %d", step)
+    said = capsys.readouterr().err.splitlines()
+    warning = f"warning: {path}: cannot be written (No space left on device); the run goes on"
+    assert said.count(warning) == 1 and [line for line in said if line != warning] == ["step 0", "step 1", "step 2"]
 
 
 def test_row_37_tensorboard_on_a_full_disk_warns_once_and_the_run_goes_on(tmp_path, caplog, monkeypatch):
