@@ -62,8 +62,8 @@ results: outputs/train/TIME/ (or hydra.run.dir=DIR)
   metrics.jsonl  losses, rates and AP, a JSON object a line
   tensorboard/   the same for TensorBoard, with pictures
   checkpoints/   last.pt to resume from, best.pt to use
-A sweep: outputs/sweep/TIME/JOB/ (or hydra.sweep.dir=DIR) and results.md, results.csv, sweep.png: what
-  each job reached. python -m neo_model.reports.sweep DIR makes them anew.
+A sweep: outputs/sweep/TIME/JOB/ (or hydra.sweep.dir=DIR), and results.md, results.csv, sweep.png:
+  what each job reached. python -m neo_model.reports.sweep DIR makes them anew.
 Ctrl-C ends a run with a checkpoint that resume= goes on from.
 
 this machine's own settings: conf/local/default.yaml, not under version control, is read after the
