@@ -4,7 +4,6 @@ import os
 import signal
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
@@ -13,60 +12,21 @@ import cv2
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from neo_model.data.buffers import KeptBuffers, KeptImages
+from neo_model.data.buffers import KeptBuffers
 from neo_model.data.dataset import DetectionDataset, SampleRequest
 from neo_model.data.findings import first_of
-from neo_model.data.image_files import DamagedImage
-from neo_model.data.replacement import DamageCount, load_or_replace
+from neo_model.data.loader_threads import BatchThreads
+from neo_model.data.packed_batch import Batch, PackedBatch, batch_shape, make_batch
+from neo_model.data.replacement import DamageCount
 from neo_model.utils import UserError
 from neo_model.utils.memory import keep_freed_memory
 
-Batch = tuple[torch.Tensor, list[dict]]
 LoaderKind = Literal["process", "thread"]
 
 # Batches in the hands of whoever asked: the last one, still in use while the next is received.
 BATCHES_IN_USE = 2
-# Seconds without a batch after which worker processes are taken to hang, on a disk that does not answer for example.
+# Seconds without a batch after which workers are taken to hang, on a disk that does not answer for example.
 LONGEST_WAIT = 600.0
-
-
-@dataclass
-class PackedBatch:
-    """A batch in three tensors, for each tensor that leaves a worker costs a file descriptor and a mapping."""
-
-    images: torch.Tensor | KeptImages
-    labels: torch.Tensor
-    boxes: torch.Tensor
-    counts: list[int]
-    others: list[dict]
-    damaged: list[DamagedImage]
-
-    def pin_memory(self) -> "PackedBatch":
-        """torch's hook for page-locked memory; without it the targets' tuples would come out as lists."""
-        tensors = {key: getattr(self, key).pin_memory() for key in ("images", "labels", "boxes")}
-        return replace(self, **tensors)
-
-    def unpack(self) -> Batch:
-        """Images and a target for each, whose tensors are views."""
-        labels, boxes = self.labels.split(self.counts), self.boxes.split(self.counts)
-        parts = zip(labels, boxes, self.others, strict=True)
-        return self.images, [{"labels": label, "boxes": box, **other} for label, box, other in parts]
-
-
-def make_batch(dataset: DetectionDataset, requests: list[SampleRequest], images_NHWC: torch.Tensor) -> PackedBatch:
-    """The samples of a batch, each image written where it will stay."""
-    canvases = images_NHWC.numpy()
-    pairs = zip(requests, canvases, strict=True)
-    targets, damaged = zip(*(load_or_replace(dataset, request, canvas) for request, canvas in pairs), strict=True)
-    tensors = ("labels", "boxes")
-    return PackedBatch(
-        images=images_NHWC.permute(0, 3, 1, 2),
-        labels=torch.cat([target["labels"] for target in targets]),
-        boxes=torch.cat([target["boxes"] for target in targets]),
-        counts=[len(target["labels"]) for target in targets],
-        others=[{key: value for key, value in target.items() if key not in tensors} for target in targets],
-        damaged=sum(damaged, []),
-    )
 
 
 class Batches:
@@ -109,7 +69,15 @@ class Batches:
             options = {"prefetch_factor": prefetch, "pin_memory": pin_memory, "persistent_workers": persistent}
             self._packed = _Processes(dataset, order, buffers, workers, **options)
         else:
-            self._packed = _Threads(dataset, order, buffers, workers, ahead, pin_memory)
+            self._packed = BatchThreads(
+                dataset=dataset,
+                order=order,
+                buffers=buffers,
+                threads=workers,
+                ahead=ahead,
+                pin_memory=pin_memory,
+                longest_wait=LONGEST_WAIT,
+            )
 
     def __iter__(self) -> Iterator[Batch]:
         return _unpacked(iter(self._packed), self._damage)
@@ -151,50 +119,6 @@ def _unpacked(packed_batches, damage: DamageCount | None) -> Iterator[Batch]:
         del packed_batches
 
 
-def _shape(requests: list[SampleRequest]) -> tuple[int, int, int, int]:
-    return len(requests), requests[0].height, requests[0].width, 3
-
-
-@dataclass(frozen=True)
-class _Threads:
-    """Batches made by threads, which OpenCV lets run at the same time; without any, by whoever asks."""
-
-    dataset: DetectionDataset
-    order: Sampler
-    buffers: KeptBuffers
-    threads: int
-    ahead: int
-    pin_memory: bool
-
-    def __iter__(self) -> Iterator[PackedBatch]:
-        if not self.threads:
-            for requests in self.order:
-                yield self._make(requests, self._memory(requests))
-            return
-        pending = deque()
-        with ThreadPoolExecutor(self.threads, "loader") as pool:
-            try:
-                for requests in self.order:
-                    pending.append(pool.submit(self._make, requests, self._memory(requests)))
-                    if len(pending) > self.ahead:
-                        yield pending.popleft().result()
-                while pending:
-                    yield pending.popleft().result()
-            finally:
-                for future in pending:
-                    future.cancel()
-
-    def _make(self, requests: list[SampleRequest], images_NHWC: torch.Tensor) -> PackedBatch:
-        packed = make_batch(self.dataset, requests, images_NHWC)
-        return packed.pin_memory() if self.pin_memory else packed
-
-    def _memory(self, requests: list[SampleRequest]) -> torch.Tensor:
-        if self.pin_memory:
-            # torch keeps freed page-locked memory itself, until copies from it have ended.
-            return torch.empty(_shape(requests), dtype=torch.uint8, pin_memory=True)
-        return self.buffers.take(_shape(requests))
-
-
 class _Leased(NamedTuple):
     """What a worker process is asked for, and the block to put it in; None when all were in use."""
 
@@ -231,7 +155,7 @@ class _InWorker(Dataset):
     buffers: KeptBuffers
 
     def __getitems__(self, leased: _Leased) -> PackedBatch | UserError:
-        shape = _shape(leased.requests)
+        shape = batch_shape(leased.requests)
         if leased.block is None:
             images = torch.empty(shape, dtype=torch.uint8)
         else:

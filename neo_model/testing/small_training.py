@@ -179,6 +179,8 @@ def curves(run_dir: Path) -> dict[str, list[tuple[int, float]]]:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     logging.getLogger("tensorboard").setLevel(logging.ERROR)  # it tells of every point that it leaves out
+    if not (run_dir / "tensorboard").is_dir():
+        return {}
     events = EventAccumulator(str(run_dir / "tensorboard"), size_guidance={"scalars": 0}).Reload()
     names = [name for name in events.Tags()["scalars"] if name not in TIMES]
     return {name: [(point.step, point.value) for point in events.Scalars(name)] for name in names}

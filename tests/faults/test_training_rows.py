@@ -2,6 +2,7 @@
 
 import multiprocessing
 import shutil
+import threading
 import time
 from pathlib import Path
 
@@ -55,6 +56,29 @@ def test_row_34_a_hanging_worker_is_given_up_and_its_files_named(make_data, monk
             list(loader.epoch(epoch))
     loader.close()
     assert not multiprocessing.active_children()
+
+
+def test_row_34_a_hanging_thread_is_given_up_and_its_files_named(make_data, monkeypatch):
+    released = threading.Event()
+
+    def hang(path, size_wh):
+        if path.name == "3.jpg":
+            released.wait(60)
+        return load_image(path, size_wh)
+
+    monkeypatch.setattr("neo_model.data.dataset.load_image", hang)
+    monkeypatch.setattr(workers, "LONGEST_WAIT", 0.2)
+    loader = make_data(loader="thread").train_loader(workers=2, **OPTIONS)
+    said = r"a loader thread is lost while it was to load .*3\.jpg.* \(no batch for 0.2 seconds\); .* resume the run"
+    with pytest.raises(UserError, match=said):
+        for epoch in range(9):
+            list(loader.epoch(epoch))
+    left = [thread for thread in threading.enumerate() if thread.name.startswith("loader")]
+    assert left and all(thread.daemon for thread in left)  # so that they do not keep the process from ending
+    released.set()
+    for thread in left:
+        thread.join(10)
+        assert not thread.is_alive()
 
 
 @pytest.mark.parametrize("number", [0, 1])
