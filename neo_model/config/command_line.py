@@ -152,7 +152,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     config = restore_training_config(checkpoint["config"], others, further_keys=EVALUATION_SETTINGS)
     folder = _chosen_run_dir(composed, own)
     preflight(config, training=config.overfit > 0)
-    from neo_model.config.jobs import eval_job
+    from neo_model.config.evaluation_job import eval_job
 
     eval_job(checkpoint, config, settings, lambda: _run_dir(composed, folder))
     return 0

@@ -1,4 +1,4 @@
-"""The two jobs of the command line, from a checked configuration to finished files."""
+"""The training of the command line, from a checked configuration to finished files."""
 
 import dataclasses
 import json
@@ -10,7 +10,6 @@ from pathlib import Path
 import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
-from tqdm import tqdm
 
 from neo_model.config.build import build_model_from_config
 from neo_model.config.instantiate import instantiate
@@ -19,15 +18,14 @@ from neo_model.config.run_log import LogFile, run_log
 from neo_model.config.targets import TARGET
 from neo_model.data import Classes, DetectionData
 from neo_model.data.workers import telling_of_lost_workers
-from neo_model.engine import EvaluationPlan, Runner, RunSettings, evaluate, inference_form
+from neo_model.engine import Runner, RunSettings
 from neo_model.engine.checkpoint import averaged_weights, check_classes, read_checkpoint
 from neo_model.engine.latency import latency_ms
 from neo_model.engine.progress import Interrupted
 from neo_model.engine.run_lock import training_alone
-from neo_model.evaluation import CocoEvaluator, class_table, metrics_json, summary_table
 from neo_model.models import load_weights
 from neo_model.utils import UserError
-from neo_model.utils.files import telling_of_refusal, write_whole
+from neo_model.utils.files import write_whole
 from neo_model.utils.seeding import seed_everything
 
 log = logging.getLogger("neo_model")
@@ -51,7 +49,7 @@ def train_job(config: DictConfig, open_folder: Callable[[], Path], *, resume: bo
         UserError: the data, the weights or the disk are at fault, or another process trains in the folder.
         Interrupted: Ctrl-C or SIGTERM, after the checkpoint.
     """
-    with run_log() as file_log, _telling_what_helps(config), ExitStack() as held:
+    with run_log() as file_log, telling_what_helps(config), ExitStack() as held:
         data = instantiate(config.data, key="data")
         data.check_same_classes()
         seed_everything(config.seed)
@@ -63,7 +61,7 @@ def train_job(config: DictConfig, open_folder: Callable[[], Path], *, resume: bo
             write_whole(run_dir / "config.yaml", OmegaConf.to_yaml(config))
         write_whole(run_dir / "data_findings.json", json.dumps(data.findings(), indent=2) + "\n")
         runner = _runner(config, model, data, run_dir)
-        log.info("%s, %d classes, %s", _title(config), len(data.classes.names), runner.hardware)
+        log.info("%s, %d classes, %s", title_of(config), len(data.classes.names), runner.hardware)
         if resume:
             _restore(runner)
         try:
@@ -116,7 +114,7 @@ def _restore(runner: Runner) -> None:
 
 
 @contextmanager
-def _telling_what_helps(config: DictConfig) -> Iterator[None]:
+def telling_what_helps(config: DictConfig) -> Iterator[None]:
     """Memory that runs out and loader processes that are lost are the user's to mend, without a traceback."""
     try:
         with telling_of_lost_workers():
@@ -134,7 +132,7 @@ def _telling_what_helps(config: DictConfig) -> Iterator[None]:
         raise UserError("hardware.batch_size", f"{load} (peak {peak:.1f} GiB; {said})", remedy) from error
 
 
-def _title(config: DictConfig) -> str:
+def title_of(config: DictConfig) -> str:
     """What is trained on what, for example "RTDETR with ResNetVD 50 on coco"."""
     backbone = config.model.backbone
     names = [config.model[TARGET].rpartition(".")[2], backbone[TARGET].rpartition(".")[2]]
@@ -142,46 +140,12 @@ def _title(config: DictConfig) -> str:
     return f"{names[0]} with {names[1]} {backbone.get('depth') or backbone.get('name')} on {data}"
 
 
-def eval_job(checkpoint: dict, config: DictConfig, settings: DictConfig, open_folder: Callable[[], Path]) -> dict:
-    """Evaluate a checkpoint and write metrics and detections.
-
-    Args:
-        checkpoint: what `read_checkpoint` returned for ``settings.ckpt``.
-        config: the training's configuration with the command line's changes.
-        settings: the keys of conf/eval.yaml.
-        open_folder: creates the folder for the results and returns it; called once everything has proved usable.
-
-    Returns:
-        the metrics: the twelve COCO figures and ``per_class``.
+def trained_model(checkpoint: dict, config: DictConfig, path: str) -> nn.Module:
+    """The averaged model of a checkpoint.
 
     Raises:
-        UserError: the checkpoint, the data or the disk are at fault.
+        UserError: the configuration is of another model than the weights.
     """
-    data = instantiate(config.data, key="data")
-    check_classes(settings.ckpt, checkpoint["classes"], data.val_classes)
-    model = _trained_model(checkpoint, config, settings.ckpt)
-    hardware = instantiate(config.hardware, key="hardware")
-    hardware.set_backends()
-    loader = data.val_loader(overfit=config.overfit, limit=config.limit_batches, **hardware.loading)
-    plan, category_ids = _plan(config, settings), checkpoint["classes"]["category_ids"]
-    evaluator = CocoEvaluator(data.val_ground_truth(config.overfit), category_ids, backend=plan.backend)
-    run_dir = open_folder()
-    batches = tqdm(loader, desc="evaluating", unit="batch", leave=False, disable=None)
-    try:
-        with _telling_what_helps(config):
-            evaluate(inference_form(model, hardware), batches, evaluator, plan, hardware)
-    except FloatingPointError as error:
-        raise UserError(settings.ckpt, str(error), "evaluate with hardware.precision=fp32") from error
-    metrics = evaluator.compute(only_seen=config.limit_batches is not None)
-    write_whole(run_dir / "metrics.json", json.dumps(metrics_json(metrics), indent=2) + "\n")
-    with telling_of_refusal(run_dir / "detections.json"):
-        evaluator.write_detections(run_dir / "detections.json")
-    print(summary_table(metrics), class_table(metrics), sep="\n\n")
-    print(f"\nmetrics and detections: {run_dir}")
-    return metrics
-
-
-def _trained_model(checkpoint: dict, config: DictConfig, path: str) -> nn.Module:
     node = OmegaConf.to_container(config.model, resolve=True)
     model = build_model_from_config(node, num_classes=len(checkpoint["classes"]["names"]))
     try:
@@ -196,13 +160,7 @@ def latency_of(config: DictConfig, path: Path) -> float | None:
     """Milliseconds that a run's best model takes for one image; None where there is no such file."""
     if not path.is_file():
         return None
-    model = _trained_model(read_checkpoint(path), config, str(path))
+    model = trained_model(read_checkpoint(path), config, str(path))
     size = instantiate(config.data, key="data").resolution.size
     plan, hardware = instantiate(config.evaluation, key="evaluation"), instantiate(config.hardware, key="hardware")
     return latency_ms(model, size, plan, hardware)
-
-
-def _plan(config: DictConfig, settings: DictConfig) -> EvaluationPlan:
-    """The training's plan with the thresholds that the command line gives."""
-    changes = {key: settings[key] for key in ("conf_threshold", "nms_threshold") if settings[key] is not None}
-    return dataclasses.replace(instantiate(config.evaluation, key="evaluation"), **changes)

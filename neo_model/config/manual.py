@@ -48,6 +48,8 @@ examples:
       on other pictures with the same classes
   python eval.py ckpt=best.pt conf_threshold=0.3 nms_threshold=0.5
       with fewer detections
+  python eval.py ckpt=best.pt report=true compare=outputs/train/OTHER_RUN
+      with a page of where it is wrong, and what differs from another run
   python eval.py ckpt=best.pt hardware=cpu hydra.run.dir=reports/best
       on the CPU, results into a folder of your choice
 """,
@@ -73,6 +75,7 @@ this machine's own settings: conf/local/default.yaml, not under version control,
 results: outputs/eval/TIME/ (or hydra.run.dir=DIR)
   metrics.json     AP, AP50, ... and per_class
   detections.json  the detections in COCO's results format
+  report.html      with report=true: tables, curves, kinds of error and images on one page
 """,
 }
 

@@ -36,6 +36,8 @@ EVALUATION_SETTINGS = {
     "ckpt": str,
     "conf_threshold": Fraction | None,
     "nms_threshold": Fraction | None,
+    "report": bool,
+    "compare": str | None,
     "debug": bool,
 }
 

@@ -4,13 +4,12 @@ A detection that overlaps no object only matters by how many of its kind come be
 ranges of area are worked through for those that overlap one; all others go into one cumulative sum.
 
 Letters in shapes: D detections, C those that overlap an object, T IoU thresholds, R points of recall, K classes,
-A ranges of area, M limits of detections.
+A subsets of the objects, M limits of detections.
 """
 
 import numpy as np
 
 from neo_model.evaluation.matching import (
-    AREA_RANGES,
     IOU_THRESHOLDS,
     NOTHING,
     OBJECT,
@@ -26,7 +25,12 @@ LIMITS = (1, 10, 100)
 
 
 def precision_and_recall(
-    truth: TruthArrays, found: FoundArrays, *, num_images: int, num_classes: int
+    truth: TruthArrays,
+    found: FoundArrays,
+    *,
+    num_images: int,
+    num_classes: int,
+    inside: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """What pycocotools' ``evaluate`` and ``accumulate`` compute.
 
@@ -35,30 +39,34 @@ def precision_and_recall(
         found: detections; of equal scores the smaller image, and in it the earlier row, comes first.
         num_images: upper end of the images' positions.
         num_classes: upper end of the classes.
+        inside: which objects bool [G, A] and which detections bool [D, A] each subset holds; COCO's ranges of area by
+            default. Objects outside are ignored, and so are the detections outside that match nothing.
 
     Returns:
         Interpolated precision [T, R, K, A] of the best 100 detections of each image and class, and recall [T, K, A, M];
         float64, NaN where there is no object to find.
     """
+    truth_inside, found_inside = (in_ranges(truth.areas), in_ranges(found.areas())) if inside is None else inside
     truth_groups = truth.classes * num_images + truth.images
     order = np.argsort(truth_groups, kind="stable")
-    truth, truth_groups = truth.rows(order), truth_groups[order]
-    found, found_groups, ranks = _best_of_groups(found, found.classes * num_images + found.images)
-    rows, outcomes = match(truth, truth_groups, found, found_groups)
+    truth, truth_groups, truth_inside = truth.rows(order), truth_groups[order], truth_inside[order]
+    kept, found_groups, ranks = best_of_groups(found.scores, found.classes * num_images + found.images)
+    found, found_inside = found.rows(kept), found_inside[kept]
+    rows, outcomes, _ = match(truth, truth_groups, found, found_groups, ~truth_inside)
 
-    to_find = ~truth.ignored()
+    to_find = truth_inside & ~truth.crowd[:, None]
     num_objects = np.stack([np.bincount(truth.classes[column], minlength=num_classes) for column in to_find.T], axis=1)
-    inside = in_ranges(found.areas())
     found_bounds = np.searchsorted(found.classes, np.arange(num_classes + 1))
     match_bounds = np.searchsorted(rows, found_bounds)
-    precision = np.empty((len(IOU_THRESHOLDS), len(RECALL_POINTS), num_classes, len(AREA_RANGES)))
-    recall = np.empty((len(IOU_THRESHOLDS), num_classes, len(AREA_RANGES), len(LIMITS)))
+    num_subsets = to_find.shape[1]
+    precision = np.empty((len(IOU_THRESHOLDS), len(RECALL_POINTS), num_classes, num_subsets))
+    recall = np.empty((len(IOU_THRESHOLDS), num_classes, num_subsets, len(LIMITS)))
     for k in range(num_classes):
         of_found, of_match = slice(*found_bounds[k : k + 2]), slice(*match_bounds[k : k + 2])
         precision[:, :, k], recall[:, k] = _curves(
             found.scores[of_found],
             ranks[of_found],
-            inside[of_found],
+            found_inside[of_found],
             rows[of_match] - of_found.start,
             outcomes[of_match],
             num_objects[k],
@@ -66,13 +74,13 @@ def precision_and_recall(
     return precision, recall
 
 
-def _best_of_groups(found: FoundArrays, groups: np.ndarray) -> tuple[FoundArrays, np.ndarray, np.ndarray]:
-    """The detections that count, sorted by group and then by falling score; their groups, and ranks within from 0."""
-    order = np.lexsort((-found.scores, groups))
+def best_of_groups(scores: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rows of the detections that count, by group and then by falling score; their groups, and ranks within from 0."""
+    order = np.lexsort((-scores, groups))
     groups = groups[order]
     ranks = np.arange(len(groups)) - np.searchsorted(groups, groups)
     kept = ranks < LIMITS[-1]
-    return found.rows(order[kept]), groups[kept], ranks[kept]
+    return order[kept], groups[kept], ranks[kept]
 
 
 def _curves(
@@ -88,13 +96,13 @@ def _curves(
     Args:
         scores: [D], in the order in which equal scores are to be taken.
         ranks: [D] within image and class.
-        inside: bool [D, A], whether a detection is in the range of area.
+        inside: bool [D, A], whether a detection is in the subset.
         rows: [C] detections that overlap an object.
         outcomes: uint8 [C, T, A] what these were matched with.
         num_objects: [A] to find.
     """
-    precision = np.full((len(IOU_THRESHOLDS), len(RECALL_POINTS), len(AREA_RANGES)), np.nan)
-    recall = np.full((len(IOU_THRESHOLDS), len(AREA_RANGES), len(LIMITS)), np.nan)
+    precision = np.full((len(IOU_THRESHOLDS), len(RECALL_POINTS), len(num_objects)), np.nan)
+    recall = np.full((len(IOU_THRESHOLDS), len(num_objects), len(LIMITS)), np.nan)
     order = np.argsort(-scores, kind="stable")
     places = np.empty_like(order)
     places[order] = np.arange(len(order))
@@ -106,7 +114,7 @@ def _curves(
         hits = outcomes[:, :, a] == OBJECT
         counted = hits | ((outcomes[:, :, a] == NOTHING) & inside[rows, a, None])
         others = np.cumsum((overlaps_nothing & inside[:, a])[order])[places[rows]]
-        precision[:, :, a] = _interpolated(
+        precision[:, :, a] = interpolated(
             np.cumsum(hits, axis=0), np.cumsum(counted, axis=0) + others[:, None], num_objects[a]
         )
         for m, limit in enumerate(LIMITS):
@@ -114,14 +122,14 @@ def _curves(
     return precision, recall
 
 
-def _interpolated(hits: np.ndarray, counted: np.ndarray, num_objects: int) -> np.ndarray:
+def interpolated(hits: np.ndarray, counted: np.ndarray, num_objects: int) -> np.ndarray:
     """Highest precision at each recall or beyond [T, R], from counts [C, T] down to each score."""
     # The spacing is pycocotools' guard against 0 / 0; it is kept for equal figures.
     precision = hits / (counted + np.spacing(1))
     envelope = np.maximum.accumulate(precision[::-1], axis=0)[::-1]
-    interpolated = np.zeros((len(IOU_THRESHOLDS), len(RECALL_POINTS)))
-    for t in range(len(IOU_THRESHOLDS)):
+    at_points = np.zeros((hits.shape[1], len(RECALL_POINTS)))
+    for t in range(hits.shape[1]):
         reached = np.searchsorted(hits[:, t] / num_objects, RECALL_POINTS, side="left")
         reached = reached[reached < len(envelope)]  # recalls beyond the last have precision 0
-        interpolated[t, : len(reached)] = envelope[reached, t]
-    return interpolated
+        at_points[t, : len(reached)] = envelope[reached, t]
+    return at_points

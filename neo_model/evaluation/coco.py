@@ -8,7 +8,7 @@ no ids at all and NaN.
 import json
 import math
 from collections import Counter
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -26,6 +26,22 @@ BACKENDS = {
     "fast": average_precision.precision_and_recall,
     "pycocotools": pycocotools_backend.precision_and_recall,
 }
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluatedArrays:
+    """What there is and what was found.
+
+    Attributes:
+        image_ids: int64 [I], ascending; arrays count images by their position here.
+        class_names: by class, in order of category id, each another one.
+        truth, found: the objects and the detections.
+    """
+
+    image_ids: np.ndarray
+    class_names: list[str]
+    truth: TruthArrays
+    found: FoundArrays
 
 
 class CocoEvaluator:
@@ -117,12 +133,26 @@ class CocoEvaluator:
             ``SUMMARY_KEYS`` in 0..1 and ``per_class``: name -> AP, AP50, images and boxes (crowds not counted). NaN
             where there is no ground truth; such classes stay out of the means.
         """
-        image_ids = np.array(sorted(self._detections), np.int64) if only_seen else self._image_ids
+        image_ids = self._evaluated(only_seen=only_seen)
         truth = self._truth_of(image_ids)
         precision, recall = self._precision_and_recall(
             truth, self._found_in(image_ids), num_images=len(image_ids), num_classes=len(self._category_ids)
         )
         return _summary(precision, recall) | {"per_class": self._per_class(precision, truth)}
+
+    def arrays(self, *, only_seen: bool = False) -> EvaluatedArrays:
+        """What `compute` compares; ``only_seen`` as there."""
+        image_ids = self._evaluated(only_seen=only_seen)
+        names = self.class_names()
+        return EvaluatedArrays(
+            image_ids=image_ids,
+            class_names=[names[label] for label in np.argsort(self._class_of_label)],
+            truth=self._truth_of(image_ids),
+            found=self._found_in(image_ids),
+        )
+
+    def _evaluated(self, *, only_seen: bool) -> np.ndarray:
+        return np.array(sorted(self._detections), np.int64) if only_seen else self._image_ids
 
     def _detections_of(self, image_id: int) -> list[dict]:
         boxes_xyxy, scores, labels = self._detections[image_id]
@@ -165,10 +195,10 @@ class CocoEvaluator:
                 "images": int(images[k]),
                 "boxes": int(boxes[k]),
             }
-            for k, name in zip(self._class_of_label, self._unique_names(), strict=True)
+            for k, name in zip(self._class_of_label, self.class_names(), strict=True)
         }
 
-    def _unique_names(self) -> list[str]:
+    def class_names(self) -> list[str]:
         """Class names in label order; two classes of one name are told apart by their id."""
         uses = Counter(self._names.values())
         names = [(i, self._names[i]) for i in self._category_ids.tolist()]

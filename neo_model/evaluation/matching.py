@@ -4,7 +4,8 @@ The rules are those of pycocotools' ``COCOeval.evaluateImg``. Only pairs of one 
 lowest threshold can ever match; they are few, and everything here is about them. Matching is sequential only within an
 image and class, so that all of these take their next detection together.
 
-Letters in shapes: D detections, G objects, P pairs of a detection and an object, T IoU thresholds, A ranges of area.
+Letters in shapes: D detections, G objects, P pairs of a detection and an object, T IoU thresholds, A subsets of the
+objects: COCO's ranges of area, or others.
 """
 
 from collections.abc import Iterator
@@ -44,10 +45,6 @@ class TruthArrays:
         """The objects of these indices, or of this mask."""
         return TruthArrays(**{name: values[chosen] for name, values in vars(self).items()})
 
-    def ignored(self) -> np.ndarray:
-        """bool [G, A]: neither to be found nor to be missed."""
-        return self.crowd[:, None] | ~in_ranges(self.areas)
-
 
 @dataclass(frozen=True, kw_only=True)
 class FoundArrays:
@@ -74,9 +71,13 @@ def in_ranges(areas: np.ndarray) -> np.ndarray:
 
 
 def match(
-    truth: TruthArrays, truth_groups: np.ndarray, found: FoundArrays, found_groups: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Match detections with objects of their group (image and class), the best score first.
+    truth: TruthArrays,
+    truth_groups: np.ndarray,
+    found: FoundArrays,
+    found_groups: np.ndarray,
+    ignored: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Match detections with objects of their group, most often an image and class, the best score first.
 
     A detection takes the free object with the highest IoU that reaches the threshold, of equal ones the last; an
     ignored object only if no other will do. A crowd stays free.
@@ -86,28 +87,31 @@ def match(
         truth_groups: int64 [G], the group of each object.
         found: sorted by group, and by falling score within.
         found_groups: int64 [D].
+        ignored: bool [G, A], the objects that are neither to be found nor to be missed; crowds always are.
 
     Returns:
-        Rows of ``found`` that overlap an object enough for the lowest threshold [C], ascending, and for each of them
-        uint8 [C, T, A]: ``NOTHING``, ``OBJECT`` or ``IGNORED``. Every other detection is matched with nothing.
+        Rows of ``found`` that overlap an object enough for the lowest threshold [C], ascending; for each of them
+        uint8 [C, T, A]: ``NOTHING``, ``OBJECT`` or ``IGNORED``; and int64 [C], the row of ``truth`` that it is matched
+        with at the lowest threshold in the first subset, -1 for nothing. Every other detection is matched with nothing.
     """
     first = np.searchsorted(truth_groups, found_groups, side="left")
     counts = np.searchsorted(truth_groups, found_groups, side="right") - first
-    ignored = truth.ignored()
-    rows, outcomes = [np.zeros(0, np.int64)], [np.zeros((0, len(IOU_THRESHOLDS), len(AREA_RANGES)), np.uint8)]
-    for part in _parts(found_groups, counts):
-        detections, objects = _pairs(part, first, counts)
-        ious = _pair_ious(found.boxes_xywh[detections], truth.boxes_xywh[objects], truth.crowd[objects])
+    ignored = ignored | truth.crowd[:, None]
+    no_outcomes = np.zeros((0, len(IOU_THRESHOLDS), ignored.shape[1]), np.uint8)
+    matched = [(np.zeros(0, np.int64), no_outcomes, np.zeros(0, np.int64))]
+    for part in parts_of_groups(found_groups, counts):
+        detections, objects = pairs_of(part, first, counts)
+        ious = pair_ious(found.boxes_xywh[detections], truth.boxes_xywh[objects], truth.crowd[objects])
         enough = ious >= IOU_THRESHOLDS[0]  # false for NaN, which two boxes of no size can give
-        matched = _match_pairs(
-            detections[enough], objects[enough], ious[enough], found_groups, ignored[objects[enough]], truth.crowd
+        matched.append(
+            _match_pairs(
+                detections[enough], objects[enough], ious[enough], found_groups, ignored[objects[enough]], truth.crowd
+            )
         )
-        rows.append(matched[0])
-        outcomes.append(matched[1])
-    return np.concatenate(rows), np.concatenate(outcomes)
+    return tuple(np.concatenate(column) for column in zip(*matched, strict=True))
 
 
-def _parts(groups: np.ndarray, counts: np.ndarray) -> Iterator[np.ndarray]:
+def parts_of_groups(groups: np.ndarray, counts: np.ndarray) -> Iterator[np.ndarray]:
     """Detections that have objects in their group, in parts of whole groups and about ``PAIRS_AT_ONCE`` pairs."""
     rows = np.flatnonzero(counts)
     if not len(rows):
@@ -118,7 +122,7 @@ def _parts(groups: np.ndarray, counts: np.ndarray) -> Iterator[np.ndarray]:
     yield from np.split(rows, starts[1:])
 
 
-def _pairs(rows: np.ndarray, first: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def pairs_of(rows: np.ndarray, first: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Every pair of these detections with the objects of their group: rows of both, sorted by detection."""
     return np.repeat(rows, counts[rows]), _ranges(first[rows], counts[rows])
 
@@ -128,7 +132,7 @@ def _ranges(first: np.ndarray, counts: np.ndarray) -> np.ndarray:
     return np.arange(counts.sum()) + np.repeat(first - (np.cumsum(counts) - counts), counts)
 
 
-def _pair_ious(found_xywh: np.ndarray, truth_xywh: np.ndarray, crowd: np.ndarray) -> np.ndarray:
+def pair_ious(found_xywh: np.ndarray, truth_xywh: np.ndarray, crowd: np.ndarray) -> np.ndarray:
     """IoU [P] in pycocotools' order of operations; of a crowd, the part of the detection that lies inside."""
     with np.errstate(over="ignore", invalid="ignore"):
         low = np.maximum(found_xywh[:, :2], truth_xywh[:, :2])
@@ -147,19 +151,21 @@ def _match_pairs(
     found_groups: np.ndarray,
     ignored: np.ndarray,
     crowd: np.ndarray,
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The greedy matching of pairs [P], sorted by detection and object, with ``ignored`` [P, A] of their objects."""
     order = np.lexsort((ious, detections))  # stable: of equal IoUs the last object stays last
     objects, ious, ignored = objects[order], ious[order], ignored[order]
     rows, first, counts = np.unique(detections, return_index=True, return_counts=True)
-    outcomes = np.full((len(rows), len(IOU_THRESHOLDS), len(AREA_RANGES)), NOTHING, np.uint8)
+    shape = len(IOU_THRESHOLDS), ignored.shape[1]
+    outcomes = np.full((len(rows), *shape), NOTHING, np.uint8)
+    taken_first = np.full(len(rows), -1)
     # What a detection would rather have is greater: position 1, 2, ... by IoU, and all ignored below all others.
     places = _ranges(np.ones_like(counts), counts)
     wishes_PA = np.where(ignored, places[:, None], (places + np.repeat(counts, counts))[:, None])
     reaches_PT = ious[:, None] >= IOU_THRESHOLDS
     unique_objects, objects = np.unique(objects, return_inverse=True)
     is_single = ~crowd[unique_objects]
-    taken_GTA = np.zeros((len(unique_objects), len(IOU_THRESHOLDS), len(AREA_RANGES)), bool)
+    taken_GTA = np.zeros((len(unique_objects), *shape), bool)
     for turn in _turns(found_groups[rows]):
         # Turn n: the n-th detection of every group, so that no two of these want the same object.
         pairs = _ranges(first[turn], counts[turn])
@@ -168,10 +174,12 @@ def _match_pairs(
         best_DTA = np.maximum.reduceat(np.where(free, wishes_PA[pairs][:, None, :], 0), starts)
         is_object = best_DTA > counts[turn][:, None, None]
         outcomes[turn] = np.where(is_object, OBJECT, np.where(best_DTA > 0, IGNORED, NOTHING))
-        which, threshold, size = np.nonzero(best_DTA)
-        chosen = first[turn][which] + (best_DTA[which, threshold, size] - 1) % counts[turn][which]
-        taken_GTA[objects[chosen], threshold, size] = is_single[objects[chosen]]
-    return rows, outcomes
+        which, threshold, subset = np.nonzero(best_DTA)
+        chosen = first[turn][which] + (best_DTA[which, threshold, subset] - 1) % counts[turn][which]
+        taken_GTA[objects[chosen], threshold, subset] = is_single[objects[chosen]]
+        at_first = (threshold == 0) & (subset == 0)
+        taken_first[turn[which[at_first]]] = unique_objects[objects[chosen[at_first]]]
+    return rows, outcomes, taken_first
 
 
 def _turns(groups: np.ndarray) -> Iterator[np.ndarray]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -118,3 +119,38 @@ def test_other_pictures_and_another_resolution(evaluate, shapes_root):
 def test_limit_batches_evaluates_a_part(evaluate):
     _, detections = evaluate("limit_batches=1")
     assert len({detection["image_id"] for detection in detections}) == 1
+
+
+def test_a_report_that_compares_with_the_same_finds_no_difference(evaluate, trained):
+    evaluate(results="before")
+    evaluate("report=true", "compare=before", results="after")
+    page = Path("after/report.html").read_text()
+    content = json.loads(re.search(r'id="content">(.*?)</script>', page)[1])
+    assert all(figure["value"] == figure["other"] for figure in content["summary"])
+    assert {row["difference"] for row in content["classes"] if row["AP"] is not None} == {0.0}
+    assert content["image_differences"] == [] and len(content["images"]) == 2
+    evaluate("report=true", f"compare={trained}", results="run")
+    assert Path("run/report.html").read_text().count('"difference":0.0') == page.count('"difference":0.0') > 0
+
+
+def test_what_cannot_be_compared_is_one_line(evaluate, command, trained, tmp_path):
+    best = f"ckpt={trained}/checkpoints/best.pt"
+    assert "compare: is told of in the report; add report=true" in command("eval", best, "compare=x").error
+    assert "compare=x: does not exist" in command("eval", best, "compare=x", "report=true").error
+    Path("empty").mkdir()
+    assert "holds no evaluation" in command("eval", best, "compare=empty", "report=true").error
+    metrics, detections = evaluate(results="other")
+    for name, content, said in (
+        ("metrics.json", {"per_class": {"cat": {}}}, "has 1 classes, this evaluation 5"),
+        ("metrics.json", [], 'has no "per_class"'),
+        ("detections.json", [{"image_id": 1}], 'detection at position 0 has no "category_id"'),
+        ("detections.json", {}, "is no list of detections"),
+    ):
+        for file, value in (("metrics.json", metrics), ("detections.json", detections), (name, content)):
+            Path("other", file).write_text(json.dumps(value))
+        assert said in command("eval", best, "compare=other", "report=true", "hydra.run.dir=none").error
+    assert not Path("none").exists()
+    figures = {name: entry | {"boxes": 99} for name, entry in metrics["per_class"].items()}
+    Path("other/detections.json").write_text(json.dumps(detections))
+    Path("other/metrics.json").write_text(json.dumps(metrics | {"per_class": figures}))
+    assert "was evaluated on other images" in command("eval", best, "compare=other", "report=true").error

@@ -142,7 +142,7 @@ def test_row_36_a_gpu_or_a_machine_without_the_memory(command, tiny, run_of_a_st
     for fill, said in ((fill_gpu, "CUDA out of memory. Tried to allocate 2.00 GiB)"), (fill_machine, "can't allocate")):
         with monkeypatch.context() as patch:
             patch.setattr(Runner, "run", fill)
-            patch.setattr("neo_model.config.jobs.evaluate", fill)
+            patch.setattr("neo_model.config.evaluation_job.evaluate", fill)
             outcome = command("train", *tiny, f"hydra.run.dir=run_{fill.__name__}")
             assert outcome.code == 2 and "Traceback" not in outcome.err
             error = outcome.err.splitlines()[-1]
