@@ -21,6 +21,7 @@ from neo_model.benchmark.loader_peers import Albumentations, BoxedFiles, Torchvi
 from neo_model.benchmark.measure import interleaved
 from neo_model.benchmark.table import Report, Row, Table
 from neo_model.data import Augmentation, DetectionData, Resolution
+from neo_model.data.image_cache import CacheKind
 from neo_model.data.image_files import decode
 from neo_model.data.scenes import write_scenes
 from neo_model.utils import UserError
@@ -77,13 +78,18 @@ def measure(case: str, files: Files, arguments: argparse.Namespace) -> Table:
     """One table of images a second."""
     target_wh = tuple(arguments.size)
     batches = {"batch_size": arguments.batch, "workers": arguments.workers}
-    data = our_data(case, files, target_wh)
-    ours = data.train_loader(prefetch=2, pin_memory=False, seed=0, **batches)
+    ours, cached = (
+        our_data(case, files, target_wh, cache).train_loader(prefetch=2, pin_memory=False, seed=0, **batches)
+        for cache in (None, "ram")
+    )
     epochs = count()
     peers = {PEER: Torchvision(target_wh, case)}
     if case == "light":
         peers["cv2 + albumentations, float32"] = Albumentations(target_wh)
-    candidates = {"ours": lambda: exhaust(ours.epoch(next(epochs)))}
+    candidates = {
+        "ours": lambda: exhaust(ours.epoch(next(epochs))),
+        "ours, data.cache=ram": lambda: exhaust(cached.epoch(next(epochs))),
+    }
     for name, transform in peers.items():
         loader = peer_loader(BoxedFiles(files.paths, files.boxes_xyxy, transform), **batches)
         candidates[name] = lambda loader=loader: exhaust(loader)
@@ -91,6 +97,7 @@ def measure(case: str, files: Files, arguments: argparse.Namespace) -> Table:
         candidates["ceiling: decoding alone"] = decoding(files, threads)
         timings = interleaved(candidates, rounds=arguments.rounds, warmup=arguments.warmup)
     ours.close()
+    cached.close()
     images = len(ours) * arguments.batch
     sizes = " ".join(sorted({f"{width}x{height}" for width, height in files.sizes_wh})[:3])
     title = f"{case}: {len(files.paths)} of {sizes} to {target_wh[0]}x{target_wh[1]}, {arguments.workers} workers"
@@ -98,7 +105,7 @@ def measure(case: str, files: Files, arguments: argparse.Namespace) -> Table:
     return Table(title, [Row(name, timing, "images/s", items[name]) for name, timing in timings.items()], PEER)
 
 
-def our_data(case: str, files: Files, target_wh: tuple[int, int]) -> DetectionData:
+def our_data(case: str, files: Files, target_wh: tuple[int, int], cache: CacheKind | None) -> DetectionData:
     """The files as a data set of ours."""
     folder = str(files.paths[0].parent)
     return DetectionData(
@@ -109,6 +116,7 @@ def our_data(case: str, files: Files, target_wh: tuple[int, int]) -> DetectionDa
         val_annotations=str(files.annotations),
         resolution=Resolution(width=target_wh[0], height=target_wh[1], any_aspect=True),
         augment=Augmentation(**AUGMENTS[case]),
+        cache=cache,
     )
 
 

@@ -8,8 +8,9 @@ import torch
 from torch.utils.data import Dataset
 
 from neo_model.data.coco import CocoInstances
-from neo_model.data.image_files import load_image
-from neo_model.data.transforms import FITS, Augmentation, Fit, as_targets, place_objects, render
+from neo_model.data.image_cache import CacheKind, open_cache
+from neo_model.data.image_files import load_image, reduction_for
+from neo_model.data.transforms import FITS, Augmentation, Fit, as_targets, place_objects, render, resized
 
 # The third number of a sample's seed; the loader uses others for the shuffle and the sizes.
 SAMPLE_STREAM = 3
@@ -45,6 +46,8 @@ class DetectionDataset(Dataset):
         augment: what a request with a seed may do.
         smallest_side: boxes with a side under this many input pixels are left out.
         indices: the images to use; all by default.
+        cache: where to keep decoded images for the samples with a seed; they are decoded each time by default.
+        largest_wh: the largest input size that will be asked for, where it is not ``size_wh``.
     """
 
     def __init__(
@@ -57,6 +60,8 @@ class DetectionDataset(Dataset):
         augment: Augmentation,
         smallest_side: float = 0.0,
         indices: np.ndarray | None = None,
+        cache: CacheKind | None = None,
+        largest_wh: tuple[int, int] | None = None,
     ) -> None:
         self.instances, self.folder = instances, folder
         self.size_wh, self.fit, self.augment = size_wh, fit, augment
@@ -68,6 +73,15 @@ class DetectionDataset(Dataset):
             from neo_model.data.augmenter import Augmenter
 
             self._augmenter = Augmenter(augment, fit=fit, smallest_side=smallest_side)
+        self._cache = None
+        if cache is not None:
+            source_sizes_wh = instances.sizes_wh[self.indices]
+            self._cache = open_cache(
+                cache,
+                files=[self.path(index) for index in range(len(self))],
+                source_sizes_wh=source_sizes_wh,
+                sizes_wh=_sizes_to_keep(source_sizes_wh, fit, largest_wh or size_wh),
+            )
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -106,11 +120,14 @@ class DetectionDataset(Dataset):
         index = int(self.indices[request.index])
         instances = self.instances
         source_wh = tuple(instances.sizes_wh[index].tolist())
-        image = load_image(self.path(request.index), source_wh)
+        image = self._image(request, source_wh)
+        image_wh = image.shape[1::-1]
+        scale = image_wh[0] / source_wh[0], image_wh[1] / source_wh[1]
         boxes_xyxy, labels = instances.objects(index)
+        boxes_xyxy = boxes_xyxy * np.tile(scale, 2)
         target_wh = request.width, request.height
         if request.seed is None or self._augmenter is None:
-            placement = FITS[self.fit](source_wh, target_wh)
+            placement = FITS[self.fit](image_wh, target_wh)
             placed_xyxy, kept = place_objects(boxes_xyxy, placement, self.smallest_side)
             render(image, placement, canvas)
         else:
@@ -123,5 +140,29 @@ class DetectionDataset(Dataset):
             "boxes": torch.from_numpy(as_targets(placed_xyxy, target_wh)),
             "image_id": int(instances.image_ids[index]),
             "source_wh": source_wh,
-            "affine": placement.affine,
+            "affine": placement.affine.after_scaling(*scale),
         }
+
+    def _image(self, request: SampleRequest, source_wh: tuple[int, int]) -> np.ndarray:
+        """The image of a request, uint8 [h, w, 3]: smaller than its file where training can do with less of it."""
+        path = self.path(request.index)
+        if request.seed is None:
+            return load_image(path, source_wh)
+        if self._cache is None:
+            part = self.augment.smallest_part(request.strong)
+            whole = FITS[self.fit](source_wh, (request.width, request.height)).target
+            return load_image(path, source_wh, reduction=reduction_for(source_wh, (whole.width / part, whole.height / part)))
+        image = self._cache.get(request.index)
+        if image is None:
+            size_wh = self._cache.size_wh(request.index)
+            image = resized(load_image(path, source_wh, reduction=reduction_for(source_wh, size_wh)), size_wh)
+            self._cache.put(request.index, image)
+        return image
+
+
+def _sizes_to_keep(source_sizes_wh: np.ndarray, fit: Fit, largest_wh: tuple[int, int]) -> np.ndarray:
+    """Sizes [n, 2] at which whole images fill the largest input, or their own where that is less."""
+    sizes_wh, which = np.unique(source_sizes_wh, axis=0, return_inverse=True)
+    targets = [FITS[fit](tuple(size_wh), largest_wh).target for size_wh in sizes_wh.tolist()]
+    kept_wh = np.minimum(sizes_wh, np.array([(target.width, target.height) for target in targets]).reshape(-1, 2))
+    return kept_wh[which.reshape(-1)]

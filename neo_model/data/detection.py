@@ -1,5 +1,6 @@
 """A detection data set for training and validation: what ``data=coco`` and ``data=custom`` stand for."""
 
+import math
 from functools import cached_property
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import numpy as np
 
 from neo_model.data.coco import Classes, CocoInstances, read_coco
 from neo_model.data.dataset import DetectionDataset
+from neo_model.data.image_cache import CacheKind
 from neo_model.data.image_files import check_images
 from neo_model.data.loader import EvaluationLoader, TrainLoader
 from neo_model.data.resolution import Resolution
@@ -32,6 +34,7 @@ class DetectionData:
         fetch_hint: the command that fetches missing files, for the error message.
         loader: whether batches are made by worker processes or by threads.
         max_bad_fraction: training replaces damaged images by others, until more than this part of them is damaged.
+        cache: keep decoded training images in memory ("ram") or in a file for this and later runs ("disk").
     """
 
     def __init__(
@@ -48,13 +51,14 @@ class DetectionData:
         fetch_hint: str | None = None,
         loader: LoaderKind = "process",
         max_bad_fraction: Fraction = 0.01,
+        cache: CacheKind | None = None,
     ) -> None:
         self.name = name
         self.train_images, self.train_annotations = Path(train_images), Path(train_annotations)
         self.val_images, self.val_annotations = Path(val_images), Path(val_annotations)
         self.resolution, self.augment, self.fit = resolution, augment, fit
         self.fetch_hint = fetch_hint
-        self.loader, self.max_bad_fraction = loader, max_bad_fraction
+        self.loader, self.max_bad_fraction, self.cache = loader, max_bad_fraction, cache
 
     def prepare(self, *, training: bool = True) -> None:
         """Check that the folders and files exist, without reading them.
@@ -126,6 +130,8 @@ class DetectionData:
             augment=Augmentation() if overfit else self.augment,
             smallest_side=SMALLEST_TRAINING_SIDE,
             indices=self._overfit_indices(overfit),
+            cache=self.cache,
+            largest_wh=max(self.resolution.train_sizes, key=math.prod),
         )
 
     def val_dataset(self, overfit: int = 0) -> DetectionDataset:

@@ -15,6 +15,10 @@ from neo_model.utils import UserError
 # Pixels as stored, eight bits, three channels. The EXIF orientation is ignored, as COCO's boxes ignore it: a file whose
 # boxes were drawn on the turned image has another size in its annotation and is refused by ``load_image``.
 DECODING = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+# The same at a part of each side. OpenCV has these in BGR only.
+REDUCED_DECODING = {
+    factor: getattr(cv2, f"IMREAD_REDUCED_COLOR_{factor}") | cv2.IMREAD_IGNORE_ORIENTATION for factor in (2, 4, 8)
+}
 
 # An image of this size takes 0.8 GB; a header that claims more is forged, or the image needs cutting up anyway.
 MOST_PIXELS = 2**28
@@ -103,7 +107,9 @@ def _listing(folder: Path) -> tuple[set[str], set[str]]:
     return links, files
 
 
-def decode(path: Path, *, remedy: str, expected_wh: tuple[int, int] | None = None) -> np.ndarray:
+def decode(
+    path: Path, *, remedy: str, expected_wh: tuple[int, int] | None = None, reduction: int = 1
+) -> np.ndarray:
     """A file as RGB uint8 [H, W, 3], whatever its channels and depth.
 
     The header is read first: nothing is allocated for a forged one. A PNG's checksums are left to the decoder, which
@@ -113,6 +119,8 @@ def decode(path: Path, *, remedy: str, expected_wh: tuple[int, int] | None = Non
         path: the file.
         remedy: what to do about a bad file.
         expected_wh: width and height in pixels that it must have.
+        reduction: 2, 4 or 8 decode a JPEG whose sides it divides to this part of each side: every 8x8 block from its
+            lowest frequencies alone.
 
     Raises:
         DamagedImage: it is no image, or not all of one.
@@ -128,14 +136,27 @@ def decode(path: Path, *, remedy: str, expected_wh: tuple[int, int] | None = Non
     damage = encoded_images.damage(encoded, checksums=False)
     if damage is not None:
         raise DamagedImage(path, damage, remedy)
+    if encoded[:3] != encoded_images.JPEG_START:
+        reduction = 1
     try:
-        image = cv2.imdecode(np.frombuffer(encoded, np.uint8), DECODING)
+        image = cv2.imdecode(np.frombuffer(encoded, np.uint8), REDUCED_DECODING.get(reduction, DECODING))
     except cv2.error:  # of a forged size in one of the rarer formats, for example
         image = None
     if image is None:
         raise DamagedImage(path, encoded_images.damage(encoded) or "is not an image that can be decoded", remedy)
-    _check_size(path, (image.shape[1], image.shape[0]), expected_wh, remedy)
-    return image
+    _check_size(path, (image.shape[1] * reduction, image.shape[0] * reduction), expected_wh, remedy)
+    return image if reduction == 1 else cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image)
+
+
+def reduction_for(source_wh: tuple[int, int], needed_wh: tuple[float, float]) -> int:
+    """How far to reduce an image so that it has at least the needed width and height: 1, 2, 4 or 8.
+
+    Only what divides both sides: the geometry stays exact.
+    """
+    for factor in sorted(REDUCED_DECODING, reverse=True):
+        if all(side % factor == 0 and side >= factor * least for side, least in zip(source_wh, needed_wh, strict=True)):
+            return factor
+    return 1
 
 
 def _check_size(path: Path, found_wh: tuple[int, int], expected_wh: tuple[int, int] | None, remedy: str) -> None:
@@ -148,18 +169,19 @@ def _check_size(path: Path, found_wh: tuple[int, int], expected_wh: tuple[int, i
         raise UserError(path, f"claims to be {found}, more than {MOST_PIXELS:,} pixels", remedy)
 
 
-def load_image(path: Path, size_wh: tuple[int, int]) -> np.ndarray:
+def load_image(path: Path, size_wh: tuple[int, int], *, reduction: int = 1) -> np.ndarray:
     """Decode an annotated file to RGB uint8 [H, W, 3].
 
     Args:
         path: the file.
         size_wh: width and height in pixels that its annotation claims.
+        reduction: see ``decode``.
 
     Raises:
         DamagedImage: its content is broken.
         UserError: the file is missing or has another size.
     """
-    return decode(path, remedy=RESTORE, expected_wh=tuple(size_wh))
+    return decode(path, remedy=RESTORE, expected_wh=tuple(size_wh), reduction=reduction)
 
 
 def inspect_image(path: Path, size_wh: tuple[int, int]) -> None:

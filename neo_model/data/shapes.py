@@ -10,6 +10,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from neo_model.data.detection import DetectionData
+from neo_model.data.image_cache import CacheKind
 from neo_model.data.resolution import Resolution
 from neo_model.data.scenes import GENERATOR_VERSION, write_scenes
 from neo_model.data.transforms import Augmentation, Fit
@@ -27,7 +28,7 @@ class ShapesData(DetectionData):
         num_train, num_val: number of images.
         seed: which pictures are drawn; validation pictures differ from the training ones at every seed.
         resolution: its width and height are also the size of the pictures.
-        augment, fit, loader, max_bad_fraction: see ``DetectionData``.
+        augment, fit, loader, max_bad_fraction, cache: see ``DetectionData``.
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class ShapesData(DetectionData):
         fit: Fit = "letterbox",
         loader: LoaderKind = "process",
         max_bad_fraction: Fraction = 0.01,
+        cache: CacheKind | None = None,
     ) -> None:
         width, height = resolution.width, resolution.height
         self.folder = Path(root) / f"{width}x{height}-seed{seed}-{num_train}+{num_val}"
@@ -58,6 +60,7 @@ class ShapesData(DetectionData):
             fit=fit,
             loader=loader,
             max_bad_fraction=max_bad_fraction,
+            cache=cache,
         )
 
     def prepare(self, *, training: bool = True) -> None:

@@ -70,6 +70,10 @@ class Augmentation:
         """Whether a sample may differ from the image as it is."""
         return any([self.photometric, self.color, self.zoom_out, self.iou_crop, self.flip, self.extra])
 
+    def smallest_part(self, strong: bool) -> float:
+        """The least part of each side of an image that a sample shows, all over the input."""
+        return CROP_SMALLEST if strong and self.iou_crop else 1.0
+
     def is_strong_at(self, epoch: int) -> bool:
         """Whether everything, not only ``flip``, is on in this epoch."""
         return self.until is None or epoch < self.until
@@ -194,6 +198,13 @@ def _paste(part: np.ndarray, place: np.ndarray, mirrored: bool) -> None:
         cv2.flip(part, 1, dst=place)
     else:
         np.copyto(place, part)
+
+
+def resized(image: np.ndarray, size_wh: tuple[int, int]) -> np.ndarray:
+    """An image uint8 [H, W, 3] at this width and height, as ``render`` would show all of it."""
+    if image.shape[1::-1] == size_wh:
+        return image
+    return _resize(image, np.empty((size_wh[1], size_wh[0], 3), np.uint8))
 
 
 def _resize(part: np.ndarray, place: np.ndarray) -> np.ndarray:

@@ -7,7 +7,6 @@ time the file is used.
 import fcntl
 import hashlib
 import logging
-import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from pathlib import Path
 
 from neo_model.utils import UserError
 from neo_model.utils.download import download
+from neo_model.utils.files import cache_folder
 
 log = logging.getLogger(__name__)
 
@@ -45,13 +45,6 @@ LARGEST = 2**31  # bytes; the largest published file has some 0.6 GB
 PIECE = 2**22
 # torchvision's file names end in the beginning of their SHA-256.
 NAMED_DIGEST = re.compile(r"-([0-9a-f]{8,64})\.\w+$")
-
-
-def cache_folder() -> Path:
-    """Where fetched weights lie: ``NEO_MODEL_CACHE``, or ``neo_model`` in the user's cache folder."""
-    if chosen := os.environ.get("NEO_MODEL_CACHE"):
-        return Path(chosen)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "neo_model"
 
 
 def local_path(weights: str | Path) -> Path:

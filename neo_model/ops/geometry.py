@@ -5,7 +5,7 @@ appears.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -47,6 +47,10 @@ class Affine:
         """Map boxes [..., 4] (numpy or torch) from network pixels back to source pixels."""
         scale, offset = self._vectors(boxes_xyxy)
         return self._ordered((boxes_xyxy - offset) / scale)
+
+    def after_scaling(self, scale_x: float, scale_y: float) -> "Affine":
+        """First scale both axes, then this."""
+        return replace(self, scale_x=self.scale_x * scale_x, scale_y=self.scale_y * scale_y)
 
     def _vectors(self, like):
         scale = (self.scale_x, self.scale_y, self.scale_x, self.scale_y)

@@ -25,6 +25,13 @@ def check_present(name: str, *, files: Iterable[Path], folders: Iterable[Path], 
         raise UserError(f"data={name}", f"missing {', '.join(dict.fromkeys(missing))}", remedy)
 
 
+def cache_folder() -> Path:
+    """Where weights and decoded images are kept: ``NEO_MODEL_CACHE``, or ``neo_model`` in the user's cache folder."""
+    if chosen := os.environ.get("NEO_MODEL_CACHE"):
+        return Path(chosen)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "neo_model"
+
+
 @contextmanager
 def telling_of_refusal(path: str | Path, remedy: str = "make room, or choose another folder") -> Iterator[None]:
     """Turn a disk's refusal to write ``path`` into a ``UserError``."""

@@ -1,6 +1,8 @@
-"""How the C library treats memory that was freed."""
+"""How much memory there is, and how the C library treats what was freed."""
 
 import ctypes
+import re
+from pathlib import Path
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 # Older versions of glibc refuse a threshold of more than 32 MB.
@@ -19,3 +21,17 @@ def keep_freed_memory() -> None:
         return
     any(mallopt(M_MMAP_THRESHOLD, threshold) for threshold in LARGEST_THRESHOLDS)
     mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def available_memory() -> int | None:
+    """Bytes that this process and its children may still take: of the machine or of a container; None if unknown."""
+    try:
+        kilobytes = re.search(r"^MemAvailable:\s+(\d+) kB$", Path("/proc/meminfo").read_text(), re.MULTILINE)
+        of_machine = int(kilobytes[1]) * 1024
+    except (OSError, TypeError):
+        return None
+    try:
+        limit, used = (Path("/sys/fs/cgroup", name).read_text() for name in ("memory.max", "memory.current"))
+        return min(of_machine, int(limit) - int(used))
+    except (OSError, ValueError):  # no container, or one without a limit ("max")
+        return of_machine

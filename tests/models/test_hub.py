@@ -7,6 +7,7 @@ import torch
 
 from neo_model.models import hub, load_weights
 from neo_model.utils import UserError
+from neo_model.utils.files import cache_folder
 
 FILE = "rtdetr_r50vd_6x_coco_from_paddle.pth"
 
@@ -96,4 +97,4 @@ def test_an_unknown_name_is_refused_with_the_known_ones(make_model):
 def test_the_cache_lies_where_the_environment_says(monkeypatch, tmp_path, variable, inside):
     monkeypatch.delenv("NEO_MODEL_CACHE", raising=False)
     monkeypatch.setenv(variable, str(tmp_path))
-    assert hub.cache_folder() == tmp_path / inside
+    assert cache_folder() == tmp_path / inside
