@@ -42,7 +42,7 @@ def main(job: str, arguments: list[str] | None = None) -> int:
         print(f"error: {redacted(str(error))}", file=sys.stderr)
         return USER_ERROR
     except KeyboardInterrupt as interruption:
-        print(f"stopped: {interruption or 'interrupted'}", file=sys.stderr)
+        print(f"stopped: {str(interruption) or 'interrupted'}", file=sys.stderr)
         return getattr(interruption, "exit_code", INTERRUPTED)
 
 

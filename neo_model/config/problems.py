@@ -10,6 +10,11 @@ from omegaconf import DictConfig, OmegaConf
 from neo_model.utils import UserError
 
 MAX_LISTED = 5
+# Hydra's plugins that are not installed with this package, by the group and name that they add; and the extra.
+EXTRAS = {
+    "optuna": re.compile(r"hydra/sweeper/optuna|hydra/sweeper/sampler/\w+"),
+    "launchers": re.compile(r"hydra/launcher/(joblib|submitit_local|submitit_slurm)"),
+}
 SIZE = r"\d+x\d+"
 
 
@@ -108,6 +113,9 @@ def from_hydra(error: Exception, config: DictConfig, groups: Iterable[str]) -> U
         return UserError(error.override, "is not understood", remedy)
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, name = str(error.missing_cfg_file).rpartition("/")
+        for extra, choices in EXTRAS.items():
+            if choices.fullmatch(error.missing_cfg_file):
+                return UserError(f"{group}={name}", f"needs the extra [{extra}]", f"pip install -e '.[{extra}]'")
         options = list(error.options or [])
         problem = unknown_name(name, options, where=f"{group}={name}", what="choice")
         remedy = f"{problem.remedy} (python train.py --help lists all)"

@@ -1,16 +1,19 @@
 """python train.py -m: many jobs, all checked before the first one starts, none stopped by another's failure."""
 
+import fcntl
 import gc
 import json
+import os
 import re
 import shlex
 import sys
 import time
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import hydra
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
@@ -33,14 +36,23 @@ from neo_model.config.secrets import redacted
 from neo_model.config.targets import TARGET
 from neo_model.config.validate import check_training, validate_training
 from neo_model.config.values import mismatch
+from neo_model.config.zipping import KEY, split_jobs, zipping
+from neo_model.engine.job_device import remember_devices, take_device
 from neo_model.reports.sweep import write_sweep_report
 from neo_model.reports.sweep_jobs import FAILED, FINISHED, INTERRUPTED, RESULT_FILE, RUNNING, SweepJob, read_result
 from neo_model.reports.sweep_tables import terminal_text
 from neo_model.utils import UserError
-from neo_model.utils.files import write_whole
+from neo_model.utils.files import telling_of_refusal, write_whole
 
-SWEEP_SETTINGS = dict[str, bool]  # the node `sweep`
+SWEEP_SETTINGS = {"skip_existing": bool, "zip": list[str]}  # the node `sweep`
 LONGEST_NAME = 100
+REPORT_LOCK = ".report.lock"
+# Launchers that start several jobs on this machine, which share its GPUs; Slurm gives each job its own.
+BESIDE_EACH_OTHER = (
+    "hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLauncher",
+    "hydra_plugins.hydra_submitit_launcher.submitit_launcher.LocalLauncher",
+)
+LONG_NUMBER = re.compile(r"-?\d+\.\d{5,}(e-?\d+)?")  # as searches choose them
 
 
 def job_folder(number: int, overrides: str) -> str:
@@ -49,6 +61,7 @@ def job_folder(number: int, overrides: str) -> str:
     It holds nothing that a path in an override would have to be quoted for, and no secret of the environment.
     """
     short = [re.sub(r"^[+~]*[\w./@-]*[./](?=\w+=)", "", part) for part in redacted(overrides).split(",")]
+    short = [LONG_NUMBER.sub(lambda found: f"{float(found[0]):.3g}", part) for part in short]
     safe = re.sub(r"[^\w.+-]", "", "_".join(short).replace("=", "-"), flags=re.ASCII)
     return f"{number}_{safe}"[:LONGEST_NAME].rstrip("_.-")
 
@@ -80,9 +93,12 @@ def run_sweep(overrides: list[str], config_dir: str | None) -> int:
     kept = [text for text in overrides if not text.startswith("hydra.sweep.dir=")]
     arguments = ["--multirun", *(["--config-dir", config_dir] if config_dir else []), *kept, *own]
     set_environment()
+    os.environ.setdefault("SQLALCHEMY_SILENCE_UBER_WARNING", "1")  # on its way to 2.0, which is Optuna's business
+    remember_devices()
     before, sys.argv = sys.argv, [sys.argv[0], *arguments]
     try:
-        hydra.main(version_base=VERSION_BASE, config_path=str(CONF), config_name="train")(run_job)()
+        with zipping(list(composed.sweep.zip)):
+            hydra.main(version_base=VERSION_BASE, config_path=str(CONF), config_name="train")(run_job)()
     finally:
         sys.argv = before
         ended = _report(folder) if any(folder.glob(f"*/{RESULT_FILE}")) else []
@@ -96,21 +112,24 @@ def _check_jobs(overrides: list[str], swept: list[str], config_dir: str | None) 
     parsed = parse_overrides(overrides)
     own = [override.input_line for override in parsed if override.key_or_group.startswith("hydra")]
     start = own + [override.input_line for override in parsed if override.key_or_group == "hparams_search"]
+    start += [override.input_line for override in parsed if override.key_or_group.startswith("sweep")]
     sweeper = compose("train", start, config_dir=config_dir)
     check_composed_hydra(sweeper)
+    raise_all(_check_settings(sweeper.sweep))
+    zipped = list(sweeper.sweep.zip)
     params = parse_overrides([f"{key}={value}" for key, value in (sweeper.hydra.sweeper.get("params") or {}).items()])
     shared = [*params, *(override for override in parsed if override.input_line not in own)]
     if sweeper.hydra.sweeper[TARGET].endswith(".BasicSweeper"):
-        jobs = [own + job for job in BasicSweeper.split_arguments(shared, max_batch_size=None)[0]]
+        jobs = [own + job for job in split_jobs(shared, zipped)]
     else:
+        if zipped:
+            raise UserError(KEY, "does not go with a search", "leave it out")
         jobs = [own + [f"{override.get_key_element()}={_first_value(override)}" for override in shared]]
     found = []
     for job in jobs:
         composed, problems = compose_collecting("train", job, config_dir=config_dir)
         check_composed_hydra(composed)
         config = without_hydra(composed)
-        if problem := mismatch(OmegaConf.to_container(composed.sweep), SWEEP_SETTINGS):
-            problems.append(UserError("sweep", *problem))
         try:
             if config.get("resume"):
                 problems.append(UserError("resume", "does not go with -m", "resume one run at a time"))
@@ -119,6 +138,12 @@ def _check_jobs(overrides: list[str], swept: list[str], config_dir: str | None) 
             found.append(error)
     raise_all(found)
     return composed
+
+
+def _check_settings(sweep: DictConfig) -> list[UserError]:
+    plain = OmegaConf.to_container(sweep)
+    problems = {key: mismatch(plain.get(key), hint) for key, hint in SWEEP_SETTINGS.items()}
+    return [UserError(f"sweep.{key}", *problem) for key, problem in problems.items() if problem]
 
 
 def _first_value(override: Override) -> str:
@@ -140,6 +165,8 @@ def run_job(config: DictConfig) -> float | None:
     overrides = [redacted(text) for text in own.overrides.task if not is_launching(text)]
     folders = [f"--config-dir={source.path}" for source in own.runtime.config_sources if source.provider == "command-line"]
     command = shlex.join(["python", "train.py", *folders, *overrides])
+    if own.launcher[TARGET] in BESIDE_EACH_OTHER:
+        take_device(run_dir.parent)
     result = {"job": own.job.num, "folder": run_dir.name, "overrides": overrides, "command": command}
     result |= {"status": RUNNING, "AP": None, "error": None, "user_error": False, "latency_ms": None, "seconds": None}
     run_dir, earlier = _earlier(run_dir, overrides) if skip else (run_dir, {})
@@ -206,10 +233,20 @@ def _write(run_dir: Path, result: dict) -> None:
 def _report(folder: Path) -> list[SweepJob]:
     """Tables and picture so far; that they cannot be written is no reason to stop training."""
     try:
-        return write_sweep_report(folder)
+        with _one_at_a_time(folder):
+            return write_sweep_report(folder)
     except UserError as error:
         print(f"warning: {error}", file=sys.stderr)
         return []
+
+
+@contextmanager
+def _one_at_a_time(folder: Path) -> Iterator[None]:
+    """Of jobs that end together each reports after the other, so that the last report holds all of them."""
+    with telling_of_refusal(folder / REPORT_LOCK), (folder / REPORT_LOCK).open("a") as file:
+        with suppress(OSError):  # a disk without locks; the sweep's own report at its end holds all
+            fcntl.lockf(file, fcntl.LOCK_EX)
+        yield
 
 
 def _release(error: BaseException | None) -> None:

@@ -10,7 +10,6 @@ BLUE, VERMILION, GREEN, SKY, GREY = "#0072B2", "#D55E00", "#009E73", "#56B4E9", 
 STYLE = {
     "font.size": 11,
     "axes.titlesize": 12,
-    "axes.titlelocation": "left",
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,

@@ -8,10 +8,12 @@ from matplotlib.axes import Axes
 
 from neo_model.reports.charts import BLUE, GREY, VERMILION, save, subplots
 from neo_model.reports.sweep_jobs import SweepJob, pareto_front
+from neo_model.reports.sweep_tables import short
 
 COLUMNS = 3
 MOST_LABELS = 12
 MOST_PARAMETERS = 8
+MOST_TICKS = 6
 
 
 def draw(jobs: list[SweepJob], path: Path) -> None:
@@ -19,7 +21,7 @@ def draw(jobs: list[SweepJob], path: Path) -> None:
     shown = [job for job in jobs if job.finished and "AP" in job.figures]
     keys = list(dict.fromkeys(key for job in shown for key in job.choices))[:MOST_PARAMETERS]
     panels = 1 + len(keys)
-    columns = min(COLUMNS, panels)
+    columns = 2 if panels == 4 else min(COLUMNS, panels)
     rows = math.ceil(panels / columns)
     drawn, axes = subplots(rows, columns, width=4.9 * columns + 0.6, height=4.1 * rows)
     _against_latency(axes[0], shown, len(jobs))
@@ -37,7 +39,7 @@ def _against_latency(axis: Axes, shown: list[SweepJob], total: int) -> None:
     missing = total - len(timed)
     left_out = f"\n{missing} of {total} jobs have no AP or latency" if missing else ""
     if not timed:
-        axis.set_title(f"AP against latency{left_out}")
+        axis.set_title(f"AP against latency{left_out}", loc="left")
         return
     front = pareto_front(timed)
     others = [job for job in timed if job not in front]
@@ -52,7 +54,9 @@ def _against_latency(axis: Axes, shown: list[SweepJob], total: int) -> None:
         axis.annotate(name[:20], (job.latency_ms, job.ap), xytext=(6, 5), textcoords="offset points", fontsize=10)
     axis.margins(0.12)
     axis.legend(frameon=False, loc="best", fontsize=10)
-    axis.set_title(f"Job {_name(front[-1])} has the best AP, {front[-1].ap:.3f}; {_name(front[0])} is fastest{left_out}")
+    best, fastest = _name(front[-1]), _name(front[0])
+    also = "and is the fastest" if best == fastest else f"{fastest} is the fastest"
+    axis.set_title(f"Job {best} has the best AP, {front[-1].ap:.3f}; {also}{left_out}", loc="left")
 
 
 def _name(job: SweepJob) -> str:
@@ -73,19 +77,23 @@ def _over_parameter(axis: Axes, shown: list[SweepJob], key: str) -> None:
         positive = min(places) > 0
         if positive and max(places) / min(places) >= 5:
             axis.set_xscale("log")
-        if len(set(places)) <= 6:
-            axis.set_xticks(sorted(set(places)), [f"{place:g}" for place in sorted(set(places))])
+            axis.xaxis.set_major_formatter(lambda place, _: f"{place:g}")
+        if len(set(places)) <= MOST_TICKS:
+            names = dict(zip(places, values, strict=True))
+            axis.set_xticks(sorted(names), [short(names[place]) for place in sorted(names)])
             axis.minorticks_off()
     axis.scatter(places, [job.ap for job in shown], color=BLUE, s=45, zorder=3)
+    best = max(range(len(shown)), key=lambda number: shown[number].ap)
+    axis.scatter(places[best], shown[best].ap, color=VERMILION, marker="D", s=60, zorder=4, label="best job")
     groups = {place: [job.ap for job, at in zip(shown, places, strict=True) if at == place] for place in set(places)}
     if all(len(group) > 1 for group in groups.values()) and len(groups) > 1:
         ordered = sorted(groups)
         means = [sum(groups[place]) / len(groups[place]) for place in ordered]
         axis.plot(ordered, means, "--", color=BLUE, lw=1.2, label="mean", zorder=2)
-        axis.legend(frameon=False, fontsize=10)
+    axis.legend(frameon=False, fontsize=10)
     axis.margins(0.15)
-    best = max(shown, key=lambda job: job.ap)
-    axis.set_title(f"AP over {key.rpartition('.')[2].rpartition('/')[2]}: best at {best.choices.get(key, 'not given')}")
+    name = key.rpartition(".")[2].rpartition("/")[2]
+    axis.set_title(f"AP over {name}: best at {short(values[best])}", loc="left")
 
 
 def _number(text: str) -> float | None:

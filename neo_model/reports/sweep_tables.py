@@ -9,6 +9,7 @@ from neo_model.reports.sweep_jobs import FIGURES, SweepJob
 TOP = 10
 UNKNOWN = "-"
 LONGEST_STATUS = 100
+LONGEST_NUMBER = 9
 
 
 def csv_text(jobs: list[SweepJob]) -> str:
@@ -80,7 +81,16 @@ def _row(job: SweepJob, keys: list[str]) -> list[str]:
         _figure(job.latency_ms, ".1f"),
         _duration(job.seconds),
     ]
-    return [name, *(job.choices.get(key, UNKNOWN) for key in keys), *figures, *rest, job.status[:LONGEST_STATUS]]
+    choices = [short(job.choices.get(key, UNKNOWN)) for key in keys]
+    return [name, *choices, *figures, *rest, job.status[:LONGEST_STATUS]]
+
+
+def short(value: str) -> str:
+    """A value as people read it: a number of many digits, as searches choose them, to four."""
+    try:
+        return value if len(value) <= LONGEST_NUMBER else f"{float(value):.4g}"
+    except ValueError:
+        return value
 
 
 def _figure(value: float | None, form: str) -> str:

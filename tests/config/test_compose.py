@@ -1,5 +1,7 @@
 """What the choices of conf/ compose to."""
 
+from importlib.util import find_spec
+
 import pytest
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
@@ -106,7 +108,11 @@ def test_every_choice_composes_and_fits_the_code():
             continue
         for choice in choices(group):
             root = ["data.root=/disk/mine"] if (group, choice) == ("data", "custom") else []
-            validate_training(compose_training([f"{group}={choice}", *root]))
+            if group == "hparams_search" and find_spec("optuna") is None:
+                with pytest.raises(UserError, match=r"hydra/sweeper=optuna: needs the extra \[optuna\]; pip install"):
+                    compose_training([f"{group}={choice}"])
+            else:
+                validate_training(compose_training([f"{group}={choice}", *root]))
 
 
 def test_resolutions_are_listed_by_size():

@@ -10,8 +10,10 @@ import pytest
 
 from neo_model.config.compose import parse_overrides
 from neo_model.config.sweep import job_folder
+from neo_model.config.zipping import split_jobs
 from neo_model.engine import Runner
 from neo_model.engine.progress import Interrupted
+from neo_model.utils import UserError
 
 
 @pytest.fixture
@@ -112,6 +114,40 @@ def test_skip_existing_is_for_sweeps(command, short):
     assert "sweep.skip_existing: is for sweeps; add -m" in command("train", *short, "sweep.skip_existing=true").error
     error = command("train", "-m", "seed=1,2", *short, "sweep.skip_existing=maybe").error
     assert "sweep" in error and "true or false" in error
+
+
+def test_zipped_keys_take_their_values_together():
+    def jobs(keys: list[str], *overrides: str) -> list[list[str]]:
+        return split_jobs(parse_overrides(list(overrides)), keys)
+
+    given = ["optim.lr=1,2", "seed=1,2", "+hardware.batch_size=4,8", "epochs=3"]
+    assert len(jobs([], *given)) == 8
+    assert jobs(["optim.lr", "hardware.batch_size"], *given) == [
+        [f"optim.lr={rate}", f"+hardware.batch_size={batch}", f"seed={seed}", "epochs=3"]
+        for rate, batch in ((1, 4), (2, 8))
+        for seed in (1, 2)
+    ]
+    with pytest.raises(UserError, match="sweep.zip: epochs has no values to take in turn"):
+        jobs(["seed", "epochs"], *given)
+    with pytest.raises(UserError, match="sweep.zip: seed has 2 values, optim.lr 3"):
+        jobs(["seed", "optim.lr"], "seed=1,2", "optim.lr=1,2,3")
+
+
+@pytest.mark.slow
+def test_a_zipped_sweep_runs_its_jobs_and_no_others(command, short, monkeypatch):
+    trained = []
+
+    def train(config, open_folder, resume):
+        trained.append((config.optim.lr, config.seed))
+        return 0.5
+
+    monkeypatch.setattr("neo_model.config.jobs.train_job", train)
+    zipped = ["optim.lr=1e-4,2e-4", "seed=1,2", "data/resolution=480x270", "hydra.sweep.dir=sweep"]
+    outcome = command("train", "-m", *short, *zipped, "sweep.zip=[optim.lr,seed]")
+    assert outcome.code == 0, outcome.err
+    assert trained == [(1e-4, 1), (2e-4, 2)]
+    assert "sweep.zip" not in outcome.out.splitlines()[-1]
+    assert "sweep.zip: 'seed'" in command("train", "-m", *short, *zipped, "sweep.zip=seed").error
 
 
 def test_nothing_starts_when_one_combination_is_wrong(command, short, tmp_path):

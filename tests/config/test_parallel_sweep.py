@@ -1,0 +1,130 @@
+"""Sweeps by the optional plugins: Optuna's search, and jobs beside each other."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import yaml
+from hydra.errors import MissingConfigException
+from omegaconf import OmegaConf
+
+from neo_model.config.problems import from_hydra
+
+ROOT = Path(__file__).resolve().parents[2]
+
+needs_optuna = pytest.mark.skipif(find_spec("optuna") is None, reason="needs the extra [optuna]")
+needs_launchers = pytest.mark.skipif(
+    find_spec("joblib") is None or find_spec("submitit") is None, reason="needs the extra [launchers]"
+)
+
+
+@pytest.fixture
+def short(tiny):
+    """A job of one step."""
+    return [*tiny, "data.num_train=4", "data.num_val=2", "limit_batches=1"]
+
+
+def sweep(folder: Path, *arguments: str) -> subprocess.Popen:
+    """python train.py -m into ``folder``, in a group of processes of its own."""
+    command = [sys.executable, str(ROOT / "train.py"), "-m", f"hydra.sweep.dir={folder}", *arguments]
+    return subprocess.Popen(
+        command, cwd=folder.parent, start_new_session=True, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+
+
+def rows_of(folder: Path) -> list[dict]:
+    return list(csv.DictReader((folder / "results.csv").read_text().splitlines()))
+
+
+@pytest.mark.parametrize(
+    ("missing", "said"),
+    [
+        ("hydra/sweeper/optuna", "hydra/sweeper=optuna: needs the extra [optuna]; pip install -e '.[optuna]'"),
+        ("hydra/launcher/joblib", "hydra/launcher=joblib: needs the extra [launchers]; pip install -e '.[launchers]'"),
+    ],
+)
+def test_a_plugin_that_is_not_installed_is_named_with_its_extra(missing, said):
+    error = MissingConfigException(message="missing", missing_cfg_file=missing, options=["basic"])
+    assert str(from_hydra(error, OmegaConf.create(), [])) == said
+
+
+@pytest.mark.slow
+@needs_optuna
+def test_optuna_searches_and_a_second_start_runs_only_what_is_missing(command, short, monkeypatch):
+    """Without any training: AP is highest at a rate of 1e-3."""
+    rates = []
+
+    def train(config, open_folder, resume):
+        rates.append(config.optim.lr)
+        return 1 / (1 + abs(config.optim.lr - 1e-3) * 1000)
+
+    monkeypatch.setattr("neo_model.config.jobs.train_job", train)
+    search = ["hparams_search=rates", "hydra.sweep.dir=sweep", "hydra.sweeper.sampler.n_startup_trials=2", *short]
+    outcome = command("train", "-m", *search, "hydra.sweeper.n_trials=4")
+    assert outcome.code == 0, outcome.err
+    assert len(rates) == 4 and all(1e-5 <= rate <= 3e-3 for rate in rates) and len(set(rates)) == 4
+    best = yaml.safe_load(Path("sweep/optimization_results.yaml").read_text())
+    assert best["best_params"]["optim.lr"] == min(rates, key=lambda rate: abs(rate - 1e-3))
+    assert {len(path.parent.name) for path in Path("sweep").glob("*/result.json")} < set(range(20, 80))
+    again = command("train", "-m", *search, "hydra.sweeper.n_trials=6", "sweep.skip_existing=true")
+    assert again.code == 0 and len(rates) == 6 and len(rows_of(Path("sweep"))) == 6
+
+
+@pytest.mark.slow
+@needs_optuna
+def test_a_search_goes_on_after_a_failed_job_and_takes_no_zip(command, short, monkeypatch):
+    ran = []
+
+    def fail_at_first(config, open_folder, resume):
+        ran.append(config.optim.lr)
+        if len(ran) == 1:
+            raise RuntimeError("for once")
+        return 0.5
+
+    monkeypatch.setattr("neo_model.config.jobs.train_job", fail_at_first)
+    search = ["hparams_search=rates", "hydra.sweeper.n_trials=3", *short]
+    assert command("train", "-m", *search, "hydra.sweep.dir=sweep").code == 1
+    assert [row["status"][:6] for row in rows_of(Path("sweep"))] == ["finish", "finish", "failed"]
+    assert "sweep.zip: does not go with a search" in command("train", "-m", *search, "sweep.zip=[optim.lr]").error
+
+
+@pytest.mark.slow
+@needs_optuna
+@needs_launchers
+def test_a_real_search_with_two_jobs_at_once_by_submitit(short, tmp_path):
+    folder = tmp_path / "sweep"
+    search = ["hparams_search=rates", "hydra.sweeper.n_trials=2", "hydra.sweeper.n_jobs=2"]
+    started = sweep(folder, *search, "hydra/launcher=submitit_local", *short)
+    out, _ = started.communicate(timeout=240)
+    assert started.returncode == 0, out
+    rows = rows_of(folder)
+    assert {row["job"] for row in rows} == {"0", "1"} and all(row["status"] == "finished" for row in rows)
+    assert "best: python train.py optim.lr=" in out.splitlines()[-1]
+
+
+@pytest.mark.slow
+@needs_launchers
+def test_a_killed_job_of_joblib_is_all_that_a_second_start_runs(short, tmp_path):
+    folder = tmp_path / "sweep"
+    arguments = ["seed=1,2", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", *short]
+    first = sweep(folder, *arguments)
+    victim = folder / "1_seed-2" / "result.json"
+    while not victim.exists() or not json.loads(victim.read_text()):
+        assert first.poll() is None, first.communicate()[0]
+        time.sleep(0.05)
+    os.killpg(first.pid, signal.SIGKILL)
+    first.communicate()
+    finished = {path.parent.name for path in folder.glob("*/result.json") if '"finished"' in path.read_text()}
+    second = sweep(folder, *arguments, "sweep.skip_existing=true")
+    out, _ = second.communicate(timeout=240)
+    assert second.returncode == 0, out
+    assert [row["status"] for row in rows_of(folder)] == ["finished", "finished"]
+    assert {line.split()[1] for line in out.splitlines() if "is there already" in line} == {f"{n}:" for n in finished}
