@@ -25,6 +25,8 @@ BENCHMARKS = {
     "startup": ("startup", "from the command train.py to the first optimizer step"),
     "step": ("step", "training step of RT-DETR R18 beside transformers"),
     "loop": ("loop", "what a training step spends on neither model nor loss nor optimizer"),
+    "safety": ("safety", "what it costs a training step that no work is lost"),
+    "saving": ("saving", "how long a training stands still for a checkpoint"),
     "syncs": ("syncs", "how often the host waits for the GPU in a training step"),
     "forward": ("forward", "inference of RT-DETR R18 beside transformers"),
     "memory": ("memory", "memory, traffic and operations of an R50 training step at 1920x1080"),

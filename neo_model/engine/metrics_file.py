@@ -37,8 +37,8 @@ class MetricsFile:
     def __init__(self, run_dir: str | Path) -> None:
         self.path = Path(run_dir) / "metrics.jsonl"
         self._warned = False
-        # A process killed while writing leaves half a line; the next one must not be glued to it.
-        self._broken_line = self.path.exists() and _last_byte(self.path) != b"\n"
+        # A process killed while writing leaves half a line, and a disk may take a part of one.
+        self._may_be_broken = True
 
     def rewind(self, step: int, epoch: float, *, unevaluated: bool = False) -> "Rewound":
         """Drop what is beyond a point and lines that are no JSON, so that a resumed run writes no point twice.
@@ -86,7 +86,7 @@ class MetricsFile:
                 temporary.unlink()
             cause = f"cannot be written ({error.strerror or error})"
             raise UserError(str(self.path), cause, "make room and resume again") from error
-        self._broken_line = False
+        self._may_be_broken = False
 
     def flush(self) -> None:
         """Have the disk itself hold all lines."""
@@ -111,10 +111,12 @@ class MetricsFile:
         try:
             # Opened anew each time: a handle kept open would hold unwritten bytes back after a full disk.
             with self.path.open("a") as file:
-                file.write("\n" + line if self._broken_line else line)
-            self._broken_line = False
+                # The next line must not be glued to half a one.
+                is_broken = self._may_be_broken and _last_byte(self.path) != b"\n"
+                file.write("\n" + line if is_broken else line)
+            self._may_be_broken = False
         except OSError as error:
-            self._broken_line = True
+            self._may_be_broken = True
             self._warn(error)
 
     def _warn(self, error: OSError) -> None:

@@ -163,7 +163,7 @@ class Runner:
         self.hardware.set_cudnn_benchmark(one_size=self.train_loader.has_one_size(progress.epoch))
         batches = self._batches()
         while progress.batch < self.batches_per_epoch:
-            piece = self._until_due(batches, stop)
+            piece = self.until_due(batches, stop)
             train_one_epoch(self.learner, piece, progress, self.hardware, recorder)
             if stop.signal_number is not None:
                 self.save()
@@ -179,7 +179,7 @@ class Runner:
         batches = self.train_loader.epoch(self.progress.epoch, start_batch=self.progress.batch)
         return itertools.islice(batches, self.batches_per_epoch - self.progress.batch)
 
-    def _until_due(self, batches: Iterator, stop: StopRequest) -> Iterator:
+    def until_due(self, batches: Iterator, stop: StopRequest) -> Iterator:
         """``batches`` up to the end of the optimizer step in which a stop is asked for or a checkpoint is due."""
         accumulate = self.hardware.accumulate
         for position, batch in enumerate(batches):

@@ -4,7 +4,7 @@ import argparse
 
 import pytest
 
-from neo_model.benchmark import deform, forward, loop, memory, startup, step
+from neo_model.benchmark import deform, forward, loop, memory, safety, saving, startup, step
 from neo_model.benchmark.step_parts import PARTS
 
 SIZE = (256, 320)  # the least at which transformers finds 300 tokens to select
@@ -85,3 +85,21 @@ def test_the_start_of_a_training_is_split_into_parts(options):
     seconds = {row.name: row.figures[0] for row in table.rows}
     assert sum(seconds.values()) == pytest.approx(2 * seconds["whole"])
     assert {"imports", "first batch and step"} <= seconds.keys() and min(seconds.values()) > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [(saving, ["--depths", "18"])], indirect=True)
+def test_the_parts_of_saving_add_up(options):
+    (table,) = saving.run(options).tables
+    seconds = {row.name: row.value.samples[0] for row in table.rows}
+    parts = (saving.SERIALISE, saving.CHECKSUM, saving.WRITE, saving.DISK)
+    assert seconds[saving.SAVE] == pytest.approx(sum(seconds[part] for part in parts))
+    assert min(seconds.values()) > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [(safety, ["--size", "64x64", "--batch", "1"])], indirect=True)
+def test_a_step_with_and_without_what_keeps_it_safe(options):
+    steps, parts = safety.run(options).tables
+    assert names(steps) == [safety.SAFE, safety.BARE]
+    assert parts.rows[0].value == steps.rows[1].value and len(parts.rows) == 6

@@ -22,6 +22,7 @@ def test_row_37_metrics_on_a_full_disk_cost_one_warning_and_later_lines_are_whol
     metrics.scalars(2, 0, {})
     path.unlink()
     metrics.scalars(3, 0, {})
+    assert path.read_text().count("\n") == 1  # and no empty line where one was lost
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
     assert "metrics.jsonl" in caplog.text
     assert [json.loads(line)["step"] for line in path.read_text().split("\n") if line] == [3]
