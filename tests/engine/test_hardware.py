@@ -75,6 +75,13 @@ def test_precision_decides_autocast_and_scaling(precision, dtype, scales):
     assert hardware.grad_scaler().is_enabled() == scales
 
 
+def test_autocast_takes_the_type_of_a_numbered_gpu(machine):
+    machine(gpu=True)
+    hardware = Hardware(device="cuda", precision="fp16")
+    hardware.device = torch.device("cuda:0")
+    assert hardware.autocast().device == "cuda"
+
+
 @pytest.mark.parametrize("channels_last", [True, False])
 def test_images_and_weights_share_a_memory_layout(channels_last):
     hardware = Hardware(device="cpu", channels_last=channels_last)

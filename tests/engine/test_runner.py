@@ -228,6 +228,16 @@ def test_ctrl_c_finishes_the_step_saves_and_tells_where(make_runner, signal_befo
     assert runner.data.batches.closed
 
 
+def test_a_worse_evaluation_after_a_resume_does_not_replace_the_best(make_runner, scripted_ap):
+    scripted_ap(0.5)
+    make_runner(epochs=1).run()
+    scripted_ap(0.3)
+    runner = make_runner(epochs=2)
+    runner.restore()
+    assert runner.run() == 0.5
+    assert read_checkpoint(runner.checkpoints.best)["progress"]["epoch"] == 1
+
+
 def test_a_stop_during_evaluation_leaves_it_to_be_done_after_resume(make_runner, monkeypatch):
     runner = make_runner(epochs=1)
     monkeypatch.setattr(Data, "val_loader", lambda self, **_: Batches(signal_before=1))

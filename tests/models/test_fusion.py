@@ -38,6 +38,17 @@ def test_outputs_are_the_same(make_model, backbone):
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
 
+def test_merged_branches_are_gone(make_model):
+    model = make_model()
+    blocks = [(name, m) for name, m in model.named_modules() if isinstance(m, RepVGGBlock)]
+    copied = dict(fused(model).named_modules())
+    assert blocks
+    for name, block in blocks:
+        out_channels, in_channels = block.conv1.conv.weight.shape[:2]
+        merged = sum(p.numel() for p in copied[name].parameters()) + sum(b.numel() for b in copied[name].buffers())
+        assert merged == 9 * in_channels * out_channels + out_channels  # one 3x3 kernel and its bias
+
+
 def test_weights_of_the_autocast_type_give_what_autocast_gives(make_model):
     model, images = with_statistics(make_model()), torch.rand(1, 3, 96, 160)
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
