@@ -1,5 +1,6 @@
 """A detector small enough for tests, targets for it, and a server of files."""
 
+import os
 import threading
 
 import pytest
@@ -7,6 +8,11 @@ import torch
 
 from neo_model.models import RTDETR, ResNetVD
 from tests.file_server import Server
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # There is a process of pytest a core: more threads, of this one and of the commands it starts, would only wait.
+    os.environ["OMP_NUM_THREADS"] = "1"
+    torch.set_num_threads(1)
 
 SMALL = {
     "encoder_dim": 32,

@@ -51,7 +51,7 @@ def loss_curve(make_learner, make_batches, make_hardware):
     def train(*, recompute: tuple = (), criterion: nn.Module | None = None) -> list[float]:
         hardware = make_hardware()
         # At full speed from the start, batch norm over four images of noise would amplify one rounding to 1e-4.
-        learner = make_learner(hardware, num_queries=10, clip_norm=1.0, warmup_steps=STEPS)
+        learner = make_learner(hardware, num_queries=10, clip_norm=1.0, warmup_steps=3 * STEPS)
         learner.model.recompute(recompute)
         if criterion is not None:
             learner = replace(learner, criterion=criterion)

@@ -29,8 +29,17 @@ def warm(model) -> None:
         torch.nn.init.normal_(head.layers[-1].weight, std=0.1)
 
 
-@pytest.mark.parametrize("backbone", ["vd", "torchvision"])
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, None])
+# A CPU takes 17 s to go back through torchvision's ResNet in float16.
+@pytest.mark.parametrize(
+    ("backbone", "dtype"),
+    [
+        ("vd", torch.bfloat16),
+        ("vd", torch.float16),
+        ("vd", None),
+        ("torchvision", torch.bfloat16),
+        ("torchvision", None),
+    ],
+)
 def test_every_trainable_parameter_has_a_finite_gradient(make_model, make_targets, backbone, dtype):
     model = make_model(backbone=TorchvisionResNet(name="resnet18") if backbone == "torchvision" else None).train()
     warm(model)
