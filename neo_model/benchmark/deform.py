@@ -98,7 +98,7 @@ def forms_of(hardware: Hardware, arguments: argparse.Namespace) -> tuple[dict[st
 
 def our_layer() -> DeformableAttention:
     """With weights that send the points of every query elsewhere, as after training."""
-    layer = DeformableAttention(DIM, num_heads=NUM_HEADS, num_levels=len(STRIDES), num_points=NUM_POINTS)
+    layer = DeformableAttention(DIM, num_heads=NUM_HEADS, num_points=[NUM_POINTS] * len(STRIDES))
     nn.init.normal_(layer.sampling_offsets.weight, std=0.05)
     nn.init.normal_(layer.attention_weights.weight, std=0.05)
     return layer

@@ -25,7 +25,7 @@ Write a model's weights in the form of the official RT-DETR or of Hugging Face t
 usage: python -m neo_model.deploy.convert ckpt=FILE out=PATH [key=value ...]
 
   ckpt=FILE          a checkpoint of training, or with model= an official or Hugging Face file
-  to=huggingface     a folder for RTDetrForObjectDetection.from_pretrained (the default)
+  to=huggingface     a folder for from_pretrained of RTDetrForObjectDetection or RTDetrV2ForObjectDetection (default)
   to=official        a .pth file for the official code
   out=PATH           the folder or file to write; it must not exist
   model=rtdetr_r50   what a file other than ours holds
@@ -46,7 +46,8 @@ PROJECTION = re.compile(r"(encoder\.input_proj\.\d+)\.(conv|norm)\.")
 
 
 def write_huggingface(model: RTDETR, folder: Path, *, class_names: list[str], size_wh: tuple[int, int]) -> None:
-    """Write a folder that ``transformers.RTDetrForObjectDetection.from_pretrained`` loads; whole or not at all.
+    """Write a folder that ``transformers.RTDetrForObjectDetection.from_pretrained``, or that of ``RTDetrV2...``, loads;
+    whole or not at all.
 
     Args:
         model: with a ResNet-vd backbone.
@@ -76,17 +77,17 @@ def write_official(model: RTDETR, file: Path) -> None:
     Raises:
         UserError: the file cannot be written.
     """
-    state = official_state(model.state_dict())
+    state = official_state(model)
     _write_whole(file, lambda temporary: torch.save({"ema": {"module": state}}, temporary))
 
 
-def official_state(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A state dict of ours under the names of the published files, which number halves of the encoder's projections."""
-    return {
-        PROJECTION.sub(lambda found: f"{found[1]}.{HALVES[found[2]]}.", name): value
-        for name, value in state.items()
-        if not name.startswith("pixel_")
-    }
+def official_state(model: RTDETR) -> dict[str, Tensor]:
+    """A model's state dict under the names of the published files; version 1 numbers halves of the encoder's projections.
+    """
+    state = {name: value for name, value in model.state_dict().items() if not name.startswith("pixel_")}
+    if model.version == 2:
+        return state
+    return {PROJECTION.sub(lambda found: f"{found[1]}.{HALVES[found[2]]}.", name): state[name] for name in state}
 
 
 def _is_behind(name: str, num_layers: int) -> bool:

@@ -21,7 +21,8 @@ TERMS = ("loss_vfl", "loss_bbox", "loss_giou")
 
 class Criterion(nn.Module):
     """Weighted losses by name: ``loss_vfl``, ``loss_bbox``, ``loss_giou`` of the last decoder layer, ``*_aux_i`` of
-    the other layers (the highest index is the encoder's selection) and ``*_dn_i`` of the denoising queries.
+    the other layers, ``*_dn_i`` of the denoising queries, and of the encoder's selection the highest ``*_aux_i`` or, of
+    RT-DETRv2, ``*_enc_0``.
 
     Args:
         num_classes: C.
@@ -53,7 +54,8 @@ class Criterion(nn.Module):
 
         Args:
             outputs: ``pred_logits`` [B, Q, C], ``pred_boxes`` [B, Q, 4] cxcywh in 0..1, and optionally ``aux_outputs``,
-                ``dn_aux_outputs`` (lists of the same) with ``dn_meta`` (``dn_positive_idx``, ``dn_num_group``).
+                ``enc_aux_outputs``, ``dn_aux_outputs`` (lists of the same) with ``dn_meta`` (``dn_positive_idx``,
+                ``dn_num_group``).
             targets: per image ``labels`` int64 [n] and ``boxes`` [n, 4] cxcywh in 0..1, on any device.
             num_boxes: the normaliser; by default the number of targets in this batch. With gradient accumulation give
                 that of the whole effective batch, so that the sum of the gradients equals one large batch's.
@@ -66,7 +68,8 @@ class Criterion(nn.Module):
         """
         counts = [len(target["labels"]) for target in targets]
         num_boxes = max(float(sum(counts) if num_boxes is None else num_boxes), 1.0)
-        matched, denoised = [outputs, *outputs.get("aux_outputs", [])], outputs.get("dn_aux_outputs") or []
+        auxiliary, selected, denoised = (outputs.get(f"{kind}aux_outputs", []) for kind in ("", "enc_", "dn_"))
+        matched = [outputs, *auxiliary, *selected]
         logits_BMC = torch.cat([layer["pred_logits"] for layer in matched + denoised], dim=1).float()
         boxes_BM4 = torch.cat([layer["pred_boxes"] for layer in matched + denoised], dim=1).float()
         labels_BT, targets_BT4 = pad_targets(targets, slots=max(counts), device=logits_BMC.device)
@@ -74,7 +77,9 @@ class Criterion(nn.Module):
         layout = (len(matched), outputs["pred_logits"].shape[1])
         logits_BLQC, boxes_BLQ4 = (x[:, : layout[0] * layout[1]].unflatten(1, layout) for x in (logits_BMC, boxes_BM4))
         pairs_3LK = self.matcher(logits_BLQC, boxes_BLQ4, labels_BT, targets_BT4, counts)
-        suffixes = ["", *(f"_aux_{i}" for i in range(len(matched) - 1))]
+        suffixes = [
+            "", *(f"_aux_{i}" for i in range(len(auxiliary))), *(f"_enc_{i}" for i in range(len(selected)))
+        ]
         stages = [_Stage(suffixes, layout[1], pairs_3LK, num_boxes)]
         if denoised:
             stages.append(_denoising_stage(denoised, outputs["dn_meta"], counts, num_boxes))

@@ -5,6 +5,8 @@ queries, Q matching queries.
 """
 
 import math
+from collections import OrderedDict
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +16,7 @@ from neo_model.models.deformable import DeformableAttention, Tokens
 from neo_model.models.denoising import DenoisingQueries, build_denoising
 from neo_model.models.layers import MLP, ConvNorm, SelfAttention
 
-HALF_MAX = 65504.0  # published v1 clamps to float16's range before the last norm
+HALF_MAX = 65504.0  # version 1 as published clamps to float16's range before the last norm, version 2 does not
 
 
 def make_anchors(sizes: list[tuple[int, int]], device: torch.device | None = None) -> tuple[Tensor, Tensor]:
@@ -37,11 +39,23 @@ def make_anchors(sizes: list[tuple[int, int]], device: torch.device | None = Non
 class DecoderLayer(nn.Module):
     """Self-attention, deformable cross-attention and an MLP, each with a residual and a norm behind it."""
 
-    def __init__(self, dim: int, *, feedforward_dim: int, num_heads: int, num_levels: int, num_points: int) -> None:
+    def __init__(
+        self,
+        dim: int,
+        *,
+        version: Literal[1, 2],
+        feedforward_dim: int,
+        num_heads: int,
+        num_points: list[int],
+        sampling: Literal["bilinear", "discrete"],
+    ) -> None:
         super().__init__()
+        self.version = version
         self.self_attn = SelfAttention(dim, num_heads=num_heads)
         self.norm1 = nn.LayerNorm(dim)
-        self.cross_attn = DeformableAttention(dim, num_heads=num_heads, num_levels=num_levels, num_points=num_points)
+        self.cross_attn = DeformableAttention(
+            dim, num_heads=num_heads, num_points=num_points, sampling=sampling, keep_scale=version == 2
+        )
         self.norm2 = nn.LayerNorm(dim)
         self.linear1 = nn.Linear(dim, feedforward_dim)
         self.linear2 = nn.Linear(feedforward_dim, dim)
@@ -58,7 +72,7 @@ class DecoderLayer(nn.Module):
         x = self.norm1(query_BQD + self.self_attn(query_BQD, position_BQD, blocked))
         x = self.norm2(x + self.cross_attn(x + position_BQD, reference_BQ4, memory))
         x = x + self.linear2(F.relu(self.linear1(x), inplace=True))
-        return self.norm3(x.clamp(-HALF_MAX, HALF_MAX))
+        return self.norm3(x.clamp(-HALF_MAX, HALF_MAX) if self.version == 1 else x)
 
 
 class Decoder(nn.Module):
@@ -67,7 +81,9 @@ class Decoder(nn.Module):
     Args:
         in_channels: channels of each map.
         num_classes: N.
-        dim, feedforward_dim, num_heads, num_points: sizes of a layer.
+        version: of RT-DETR, whose published names and rounding it has.
+        dim, feedforward_dim, num_heads: sizes of a layer.
+        num_points, sampling: of a head on each map, see `DeformableAttention`.
         num_layers: layers that are trained.
         eval_layer: index of the layer that evaluation stops at; None is the last.
         num_queries: Q; fewer where the maps have fewer tokens.
@@ -79,18 +95,21 @@ class Decoder(nn.Module):
         *,
         in_channels: list[int],
         num_classes: int,
+        version: Literal[1, 2],
         dim: int,
         feedforward_dim: int,
         num_layers: int,
         eval_layer: int | None,
         num_heads: int,
-        num_points: int,
+        num_points: list[int],
+        sampling: Literal["bilinear", "discrete"],
         num_queries: int,
         num_denoising: int,
         label_noise_ratio: float,
         box_noise_scale: float,
     ) -> None:
         super().__init__()
+        self.version = version
         self.num_queries, self.num_denoising = num_queries, num_denoising
         self.label_noise_ratio, self.box_noise_scale = label_noise_ratio, box_noise_scale
         self.eval_layer = num_layers - 1 if eval_layer is None else eval_layer
@@ -100,10 +119,11 @@ class Decoder(nn.Module):
                 "layers": nn.ModuleList(
                     DecoderLayer(
                         dim,
+                        version=version,
                         feedforward_dim=feedforward_dim,
                         num_heads=num_heads,
-                        num_levels=len(in_channels),
                         num_points=num_points,
+                        sampling=sampling,
                     )
                     for _ in range(num_layers)
                 )
@@ -112,7 +132,8 @@ class Decoder(nn.Module):
         if num_denoising > 0:
             self.denoising_class_embed = nn.Embedding(num_classes + 1, dim, padding_idx=num_classes)
         self.query_pos_head = MLP(4, 2 * dim, dim, num_layers=2)
-        self.enc_output = nn.Sequential(nn.Linear(dim, dim), nn.LayerNorm(dim))
+        names = ("0", "1") if version == 1 else ("proj", "norm")
+        self.enc_output = nn.Sequential(OrderedDict(zip(names, (nn.Linear(dim, dim), nn.LayerNorm(dim)), strict=True)))
         self.enc_score_head = nn.Linear(dim, num_classes)
         self.enc_bbox_head = MLP(dim, dim, 4, num_layers=3)
         self.dec_score_head = nn.ModuleList(nn.Linear(dim, num_classes) for _ in range(num_layers))
@@ -136,8 +157,9 @@ class Decoder(nn.Module):
 
         Returns:
             ``pred_logits`` [B, Q, N] and ``pred_boxes`` [B, Q, 4] cxcywh in 0..1. In training also ``aux_outputs``
-            (every layer but the last, then the encoder's selection) and, with denoising, ``dn_aux_outputs`` (every
-            layer) and ``dn_meta`` (``dn_positive_idx``, ``dn_target_idx``, ``dn_num_group``).
+            (every layer but the last, then the encoder's selection, which version 2 has in ``enc_aux_outputs``) and,
+            with denoising, ``dn_aux_outputs`` (every layer) and ``dn_meta`` (``dn_positive_idx``, ``dn_target_idx``,
+            ``dn_num_group``).
         """
         memory = Tokens.of([project(x) for project, x in zip(self.input_proj, maps, strict=True)])
         content, boxes_unact, selection = self._select(memory)
@@ -149,7 +171,11 @@ class Decoder(nn.Module):
         logits, boxes = self._refine(content, boxes_unact.sigmoid(), memory, denoising)
         if not self.training:
             return {"pred_logits": logits[-1], "pred_boxes": boxes[-1]}
-        return _training_outputs(logits, boxes, selection, denoising)
+        outputs = _training_outputs(logits, boxes, denoising)
+        if self.version == 1:
+            outputs["aux_outputs"].append(selection)
+            return outputs
+        return outputs | {"enc_aux_outputs": [selection]}
 
     def _select(self, memory: Tokens) -> tuple[Tensor, Tensor, dict]:
         """The Q tokens with the highest class score: their content and box logits (both detached), and the
@@ -242,13 +268,11 @@ class Decoder(nn.Module):
         return all_logits, all_boxes
 
 
-def _training_outputs(
-    logits: list[Tensor], boxes: list[Tensor], selection: dict, denoising: DenoisingQueries | None
-) -> dict:
+def _training_outputs(logits: list[Tensor], boxes: list[Tensor], denoising: DenoisingQueries | None) -> dict:
     """Predictions of all layers in the form the criterion reads; denoising queries are cut off the front."""
     R = 0 if denoising is None else denoising.content_BRD.shape[1]
     layers = [{"pred_logits": x[:, R:], "pred_boxes": b[:, R:]} for x, b in zip(logits, boxes, strict=True)]
-    outputs = {**layers[-1], "aux_outputs": [*layers[:-1], selection]}
+    outputs = {**layers[-1], "aux_outputs": layers[:-1]}
     if denoising is not None:
         outputs["dn_aux_outputs"] = [
             {"pred_logits": x[:, :R], "pred_boxes": b[:, :R]} for x, b in zip(logits, boxes, strict=True)

@@ -47,6 +47,8 @@ def _templates() -> Iterator[tuple[str, str]]:
     yield "model.decoder.layers", "decoder.decoder.layers"
     yield "model.decoder.class_embed", "decoder.dec_score_head"
     yield "model.decoder.bbox_embed", "decoder.dec_bbox_head"
+    for i, half in enumerate(("proj", "norm")):
+        yield f"model.enc_output.{i}", f"decoder.enc_output.{half}"
     for name in ("enc_output", "enc_score_head", "enc_bbox_head", "denoising_class_embed"):
         yield f"model.{name}", f"decoder.{name}"
     yield "model.encoder", "encoder"

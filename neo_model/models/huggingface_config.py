@@ -3,6 +3,7 @@
 from torch import nn
 
 from neo_model.models.backbones.resnet_vd import BasicBlock, ResNetVD
+from neo_model.models.deformable import DeformableAttention
 from neo_model.models.layers import FrozenBatchNorm2d
 from neo_model.models.rtdetr import RTDETR
 from neo_model.utils import UserError
@@ -14,14 +15,13 @@ def model_config(model: RTDETR, class_names: list[str]) -> dict:
     """The content of ``config.json``, read off the model; its decoder ends at the layer that evaluation stops at.
 
     Raises:
-        UserError: ``transformers`` has no such backbone.
+        UserError: ``transformers`` has no such backbone or decoder.
     """
     encoder, decoder = model.encoder, model.decoder
     attention, layer = encoder.encoder[0]["layers"][0], decoder.decoder["layers"][0]
     backbone = _backbone_config(model.backbone)
     return {
-        "architectures": ["RTDetrForObjectDetection"],
-        "model_type": "rt_detr",
+        **_version_config(model.version, layer.cross_attn),
         "dtype": "float32",
         "torch_dtype": "float32",  # the same to versions before 5
         "backbone_config": backbone,
@@ -36,13 +36,29 @@ def model_config(model: RTDETR, class_names: list[str]) -> dict:
         "decoder_ffn_dim": layer.linear1.out_features,
         "decoder_layers": decoder.eval_layer + 1,
         "decoder_attention_heads": layer.self_attn.num_heads,
-        "decoder_n_points": layer.cross_attn.num_points,
+        "decoder_n_points": layer.cross_attn.num_points[0],
         "num_queries": decoder.num_queries,
         "num_denoising": decoder.num_denoising,
         "label_noise_ratio": decoder.label_noise_ratio,
         "box_noise_scale": decoder.box_noise_scale,
         "id2label": {str(i): name for i, name in enumerate(class_names)},
         "label2id": {name: i for i, name in enumerate(class_names)},
+    }
+
+
+def _version_config(version: int, attention: DeformableAttention) -> dict:
+    if version == 1:
+        return {"architectures": ["RTDetrForObjectDetection"], "model_type": "rt_detr"}
+    if len(set(attention.num_points)) > 1:
+        cause = f"{attention.num_points} differ from map to map, which transformers' RT-DETRv2 has no counterpart for"
+        raise UserError("model.num_points", cause, "convert a model with as many points on each map")
+    method = "discrete" if attention.sampling == "discrete" else "default"
+    return {
+        "architectures": ["RTDetrV2ForObjectDetection"],
+        "model_type": "rt_detr_v2",
+        "decoder_method": method,
+        "decoder_n_levels": len(attention.num_points),
+        "decoder_offset_scale": 0.5,
     }
 
 

@@ -1,4 +1,5 @@
-"""RT-DETR: a convolutional backbone, the hybrid encoder and the query-selecting decoder (Zhao et al. 2023)."""
+"""RT-DETR: a convolutional backbone, the hybrid encoder and the query-selecting decoder (Zhao et al. 2023; Lv et al.
+2024 for version 2)."""
 
 from collections.abc import Collection
 from typing import Literal
@@ -18,11 +19,14 @@ class RTDETR(nn.Module):
         backbone: module with ``out_channels`` of its maps at strides 8, 16, 32, ``pixel_mean``, ``pixel_std``, and the
             list ``blocks`` of what can be recomputed on its own.
         num_classes: classes, background not counted.
+        version: 1 or 2, which of the two the weights are for. Their decoders differ in names, in rounding, and in what
+            ``num_points`` and ``sampling`` may be.
         encoder_dim, encoder_feedforward_dim, encoder_expansion: sizes of the hybrid encoder.
         decoder_dim, decoder_feedforward_dim, num_decoder_layers: sizes of the decoder.
         eval_decoder_layer: index of the layer that evaluation stops at; None is the last.
         num_heads: heads of every attention.
-        num_points: sampling points per head and level.
+        num_points: sampling points per head: on each map, or in version 2 a list of one number a map.
+        sampling: how a map is read at a point: ``bilinear`` between four pixels, or in version 2 ``discrete``, one pixel.
         num_queries: detections per image at most.
         num_denoising, label_noise_ratio, box_noise_scale: denoising queries in training; 0 queries turns them off.
     """
@@ -32,6 +36,7 @@ class RTDETR(nn.Module):
         *,
         backbone: nn.Module,
         num_classes: PositiveInt,
+        version: Literal[1, 2] = 1,
         encoder_dim: PositiveInt = 256,
         encoder_feedforward_dim: PositiveInt = 1024,
         encoder_expansion: PositiveFloat = 1.0,
@@ -40,7 +45,8 @@ class RTDETR(nn.Module):
         num_decoder_layers: PositiveInt = 6,
         eval_decoder_layer: NonNegativeInt | None = None,
         num_heads: PositiveInt = 8,
-        num_points: PositiveInt = 4,
+        num_points: PositiveInt | list[PositiveInt] = 4,
+        sampling: Literal["bilinear", "discrete"] = "bilinear",
         num_queries: PositiveInt = 300,
         num_denoising: NonNegativeInt = 100,
         label_noise_ratio: Fraction = 0.5,
@@ -51,7 +57,9 @@ class RTDETR(nn.Module):
             raise ValueError(f"eval_decoder_layer={eval_decoder_layer} needs more than {num_decoder_layers} layers")
         if encoder_dim % num_heads or decoder_dim % num_heads or encoder_dim % 4:
             raise ValueError(f"num_heads={num_heads} must divide encoder_dim and decoder_dim, and 4 encoder_dim")
-        self.num_classes = num_classes
+        if version == 1 and (sampling != "bilinear" or isinstance(num_points, list)):
+            raise ValueError("discrete sampling and a list of num_points need version=2")
+        self.num_classes, self.version = num_classes, version
         self.backbone = backbone
         self.encoder = HybridEncoder(
             in_channels=backbone.out_channels,
@@ -63,12 +71,14 @@ class RTDETR(nn.Module):
         self.decoder = Decoder(
             in_channels=[encoder_dim] * len(backbone.out_channels),
             num_classes=num_classes,
+            version=version,
             dim=decoder_dim,
             feedforward_dim=decoder_feedforward_dim,
             num_layers=num_decoder_layers,
             eval_layer=eval_decoder_layer,
             num_heads=num_heads,
-            num_points=num_points,
+            num_points=_of_each_map(num_points, num_maps=len(backbone.out_channels)),
+            sampling=sampling,
             num_queries=num_queries,
             num_denoising=num_denoising,
             label_noise_ratio=label_noise_ratio,
@@ -101,3 +111,11 @@ class RTDETR(nn.Module):
         if images.dtype == torch.uint8:
             images = images.to(self.pixel_mean.dtype).div_(255)
         return (images - self.pixel_mean).div_(self.pixel_std)
+
+
+def _of_each_map(num_points: int | list[int], *, num_maps: int) -> list[int]:
+    if not isinstance(num_points, list):
+        return [num_points] * num_maps
+    if len(num_points) != num_maps:
+        raise ValueError(f"num_points={num_points} must have {num_maps} numbers, one for each map")
+    return num_points

@@ -22,8 +22,18 @@ log = logging.getLogger(__name__)
 # Buffers of published files that depend on one image size or are constants (ours are computed), and the embedding of
 # denoising labels, which a model without denoising has no use for.
 IGNORED = re.compile(r"(^|\.)(num_batches_tracked|anchors|valid_mask|num_points_scale|denoising_class_embed\.weight)$")
-# Files may lack these: published ones know no pixel buffers, and denoising only matters in training.
-OPTIONAL = re.compile(r"(^|\.)num_batches_tracked$|^pixel_(mean|std)$|^decoder\.denoising_class_embed\.weight$")
+# Files may lack these: published ones know no pixel buffers, constants are computed, and denoising only matters in
+# training.
+OPTIONAL = re.compile(
+    r"(^|\.)(num_batches_tracked|num_points_scale)$|^pixel_(mean|std)$|^decoder\.denoising_class_embed\.weight$"
+)
+# What some files number and others name.
+NAMED = (
+    (re.compile(r"^((?:encoder|decoder)\.input_proj\.\d+)\.0\."), r"\1.conv."),
+    (re.compile(r"^((?:encoder|decoder)\.input_proj\.\d+)\.1\."), r"\1.norm."),
+    (re.compile(r"^decoder\.enc_output\.0\."), "decoder.enc_output.proj."),
+    (re.compile(r"^decoder\.enc_output\.1\."), "decoder.enc_output.norm."),
+)
 
 
 @dataclass(frozen=True)
@@ -69,10 +79,10 @@ def load_weights(
 ) -> LoadReport:
     """Load a weight file into ``model`` in place.
 
-    Reads the published RT-DETR v1 ``.pth`` files (``{"ema": {"module": ...}}``, ``{"model": ...}`` or a bare state
-    dict), Hugging Face's RT-DETR (a folder with ``config.json`` and safetensors, or a ``.safetensors`` file) and our
-    own ``.pt`` checkpoints; of files with averaged weights those are taken. Nothing but tensors and plain containers
-    is ever unpickled.
+    Reads the published ``.pth`` files of RT-DETR and RT-DETRv2 (``{"ema": {"module": ...}}``, ``{"model": ...}`` or a
+    bare state dict), Hugging Face's of both (a folder with ``config.json`` and safetensors, or a ``.safetensors`` file)
+    and our own ``.pt`` checkpoints; of files with averaged weights those are taken. Nothing but tensors and plain
+    containers is ever unpickled.
 
     Args:
         model: an `RTDETR`.
@@ -87,6 +97,8 @@ def load_weights(
     path = local_path(path)
     state, classes, file_names = read_weights(path)
     wanted = model.state_dict()
+    own_name = {canonical_name(name): name for name in wanted}
+    state = {own_name.get(name, name): value for name, value in state.items()}
     _refuse_another_models(path, state, wanted)
     reheaded = [k for k in wanted if rehead and CLASS_KEYS.match(k)]
     if not rehead:
@@ -112,11 +124,15 @@ def read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict | None, list
     """A file's tensors under our names, its ``classes`` if it is one of ours, and the names of its classes if known."""
     if is_safetensors(path):
         state, names = read_safetensors(path)
-        return canonical_names(to_ours(state) if is_theirs(state) else state), None, names
+        return _canonical(state), None, names
     content = read_tensors(path)
     state, classes = unwrap(content), content.get("classes")
     names = classes.get("names") if isinstance(classes, dict) else None
-    return canonical_names(to_ours(state) if is_theirs(state) else state), classes, names
+    return _canonical(state), classes, names
+
+
+def _canonical(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {canonical_name(k): v for k, v in (to_ours(state) if is_theirs(state) else state).items()}
 
 
 def _refuse_another_models(path: str | Path, state: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
@@ -196,8 +212,8 @@ def unwrap(content: dict) -> dict[str, Tensor]:
     return {k.removeprefix("module."): v for k, v in tensors.items()}
 
 
-def canonical_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """v1 files number the two halves of the encoder's input projections, ours and v2's name them."""
-    halves = {"0": "conv", "1": "norm"}
-    pattern = re.compile(r"^((?:encoder|decoder)\.input_proj\.\d+)\.([01])\.")
-    return {pattern.sub(lambda m: f"{m[1]}.{halves[m[2]]}.", k): v for k, v in state.items()}
+def canonical_name(name: str) -> str:
+    """A tensor's name without the numbers that published files of one version have where the other's have names."""
+    for pattern, replacement in NAMED:
+        name = pattern.sub(replacement, name)
+    return name

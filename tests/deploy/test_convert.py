@@ -10,6 +10,7 @@ from neo_model.deploy.convert import main, official_state, write_huggingface
 from neo_model.deploy.predict import load_trained
 from neo_model.models import TorchvisionResNet, load_weights
 from neo_model.utils import UserError
+from tests import golden
 from tests.models.test_huggingface import (
     NAMES,
     PUBLISHED,
@@ -23,7 +24,8 @@ from tests.models.test_huggingface import (
 
 
 def their_model(folder):
-    model, said = transformers.RTDetrForObjectDetection.from_pretrained(folder, output_loading_info=True)
+    architecture = json.loads((folder / "config.json").read_text())["architectures"][0]
+    model, said = getattr(transformers, architecture).from_pretrained(folder, output_loading_info=True)
     assert not any(said[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
     return model
 
@@ -65,6 +67,12 @@ def test_a_backbone_that_transformers_lacks_is_refused(make_model, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_other_numbers_of_points_on_each_map_are_refused(make_model, tmp_path):
+    model = make_model(version=2, num_points=[4, 2, 1])
+    with pytest.raises(UserError, match=r"model.num_points: \[4, 2, 1\] differ from map to map"):
+        write_huggingface(model, tmp_path / "out", class_names=["a", "b", "c"], size_wh=(96, 64))
+
+
 def test_the_command_writes_both_forms_of_a_checkpoint(make_checkpoint, tmp_path, capsys):
     checkpoint = make_checkpoint()
     trained = load_trained(checkpoint).model
@@ -83,7 +91,12 @@ def test_the_command_writes_both_forms_of_a_checkpoint(make_checkpoint, tmp_path
 
 
 def test_official_files_have_the_published_names():
-    state = official_state(our_model("basic").state_dict())
+    state = official_state(our_model("basic"))
     assert {"encoder.input_proj.0.0.weight", "encoder.input_proj.2.1.running_var"} <= set(state)
-    assert "decoder.input_proj.0.conv.weight" in state
+    assert {"decoder.input_proj.0.conv.weight", "decoder.enc_output.0.weight"} <= set(state)
     assert not any(key.startswith(("pixel_", "encoder.input_proj.0.conv")) for key in state)
+    second = official_state(our_model("v2"))
+    described, _ = golden.load("rtdetrv2_r18vd")
+    listed = {name for name in second if not name.endswith(("num_batches_tracked", "class_embed.weight"))}
+    scales = {f"decoder.decoder.layers.{i}.cross_attn.num_points_scale" for i in range(2)}
+    assert scales <= listed and listed - scales <= set(described["state_dict"])

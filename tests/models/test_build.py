@@ -1,20 +1,36 @@
 """Every model of the configuration builds, has the published size and runs."""
 
+import re
+
 import pytest
 import torch
 
 import neo_model
 from neo_model.config.compose import choices
+from neo_model.models import hub
 from neo_model.utils import UserError
 
 # Millions of parameters with 80 classes, as published (the tiny one is ours).
-MILLIONS = {"rtdetr_r18": 20, "rtdetr_r34": 31, "rtdetr_r50": 43, "rtdetr_r50_m": 37, "rtdetr_r101": 77, "tiny": 1}
+MILLIONS = {"tiny": 1, "r18": 20, "r34": 31, "r50": 43, "r50_m": 37, "r101": 77}
+FAST = {"tiny", "rtdetr_r18", "rtdetr_r50_m", "rtdetrv2_r18_dsp"}
 
 
 @pytest.mark.parametrize("name", choices("model"))
-def test_each_model_runs_and_has_its_size(name):
+def test_each_model_has_its_published_size(name):
+    with torch.device("meta"):
+        model = neo_model.build_model(name, num_classes=80)
+    variant = name.removeprefix("rtdetr_").removeprefix("rtdetrv2_").removesuffix("_dsp")
+    assert round(sum(p.numel() for p in model.parameters()) / 1e6) == MILLIONS[variant]
+    assert (model.version, model.decoder.decoder["layers"][0].cross_attn.sampling) == (
+        1 + ("v2" in name), "discrete" if name.endswith("_dsp") else "bilinear"
+    )
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name in FAST else pytest.mark.slow) for name in choices("model")]
+)
+def test_each_model_runs(name):
     model = neo_model.build_model(name, num_classes=80).eval()
-    assert round(sum(p.numel() for p in model.parameters()) / 1e6) == MILLIONS[name]
     with torch.inference_mode():
         outputs = model(torch.zeros(1, 3, 72, 128, dtype=torch.uint8))
     assert outputs["pred_logits"].shape[2] == 80
@@ -29,9 +45,16 @@ def test_published_freezing():
     assert all(p.requires_grad for p in large.res_layers.parameters())
 
 
-def test_r50_m_trains_six_layers_and_predicts_with_the_third():
-    decoder = neo_model.build_model("rtdetr_r50_m", num_classes=2).decoder
+@pytest.mark.parametrize("name", ["rtdetr_r50_m", "rtdetrv2_r50_m", "rtdetrv2_r50_m_dsp"])
+def test_r50_m_trains_six_layers_and_predicts_with_the_third(name):
+    with torch.device("meta"):
+        decoder = neo_model.build_model(name, num_classes=2).decoder
     assert (len(decoder.dec_score_head), decoder.eval_layer) == (6, 2)
+
+
+def test_every_published_file_has_a_model_of_its_name():
+    """``weights=hub:NAME_coco`` goes with ``model=NAME``, whatever else the weights were trained on."""
+    assert {re.sub("_coco.*", "", name) for name in hub.PUBLISHED if "hgnet" not in name} <= set(choices("model"))
 
 
 def test_an_unknown_model_is_refused_with_the_nearest_name():

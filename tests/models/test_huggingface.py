@@ -9,6 +9,7 @@ from scipy.optimize import linear_sum_assignment
 from neo_model.models import RTDETR, ResNetVD, load_weights
 from neo_model.models.backbones.resnet_vd import BLOCKS
 from neo_model.models.huggingface import to_ours, to_theirs
+from neo_model.models.weights import canonical_name
 from neo_model.utils import UserError
 
 transformers = pytest.importorskip("transformers")
@@ -16,19 +17,23 @@ transformers = pytest.importorskip("transformers")
 NAMES = ["person", "bicycle", "car", "drone", "kite"]
 # Sides that 32 divides: transformers doubles its coarse maps to the size of the finer ones.
 SIZES_HW = [(160, 160), (288, 512)]
-# Of each variant: depth and width of the backbone, and what differs from R50. The first two are small ones of the same
-# two kinds of block; of R50-m a file of theirs has the layers that predict, three.
+# Of each variant: depth and width of the backbone, and what differs from R50. The first four are small ones of the same
+# two kinds of block and of version 2; of R50-m a file of theirs has the layers that predict, three.
 NARROW = {"encoder_dim": 64, "encoder_feedforward_dim": 96, "decoder_dim": 32, "decoder_feedforward_dim": 48}
 VARIANTS = {
     "basic": (18, 16, {**NARROW, "encoder_expansion": 0.5, "num_decoder_layers": 2}),
     "bottleneck": (50, 8, {**NARROW, "num_decoder_layers": 2}),
+    "v2": (18, 16, {**NARROW, "version": 2, "num_points": 3, "num_decoder_layers": 2}),
+    "v2 discrete": (18, 16, {**NARROW, "version": 2, "sampling": "discrete", "num_decoder_layers": 2}),
     "r18": (18, 64, {"encoder_expansion": 0.5, "num_decoder_layers": 3}),
     "r34": (34, 64, {"encoder_expansion": 0.5, "num_decoder_layers": 4}),
     "r50_m": (50, 64, {"encoder_expansion": 0.5, "num_decoder_layers": 3}),
     "r50": (50, 64, {}),
     "r101": (101, 64, {"encoder_dim": 384, "encoder_feedforward_dim": 2048}),
 }
-SMALL, PUBLISHED = list(VARIANTS)[:2], [pytest.param(name, marks=pytest.mark.slow) for name in list(VARIANTS)[2:]]
+SMALL = list(VARIANTS)[:4]
+VARIANTS |= {f"v2 {name}": (*VARIANTS[name][:2], {"version": 2, **VARIANTS[name][2]}) for name in list(VARIANTS)[4:]}
+PUBLISHED = [pytest.param(name, marks=pytest.mark.slow) for name in list(VARIANTS)[4:]]
 
 
 def scramble(model, seed: int = 0):
@@ -37,6 +42,8 @@ def scramble(model, seed: int = 0):
     for name, value in model.state_dict().items():
         if name.endswith("running_var"):
             value.uniform_(0.7, 1.5, generator=generator)
+        elif name.endswith("points_scale"):
+            continue
         elif value.ndim < 2 and value.is_floating_point() and not name.startswith("pixel_"):
             mean = 1.0 if name.endswith("weight") else 0.0
             value.normal_(mean, 0.1, generator=generator)
@@ -54,15 +61,19 @@ def their_model(name: str):
         layer_type="basic" if basic else "bottleneck", out_indices=[2, 3, 4],
     )  # fmt: skip
     dim = sizes.get("encoder_dim", 256)
-    config = transformers.RTDetrConfig(
+    kind, method = "RTDetrV2" if "version" in sizes else "RTDetr", {}
+    if "version" in sizes:
+        method = {"decoder_method": "discrete" if "sampling" in sizes else "default"}
+    config = getattr(transformers, f"{kind}Config")(
         backbone_config=backbone, freeze_backbone_batch_norms=not basic, encoder_in_channels=channels[1:],
         encoder_hidden_dim=dim, decoder_in_channels=[dim] * 3, d_model=sizes.get("decoder_dim", 256),
         encoder_ffn_dim=sizes.get("encoder_feedforward_dim", 1024),
         decoder_ffn_dim=sizes.get("decoder_feedforward_dim", 1024),
         hidden_expansion=sizes.get("encoder_expansion", 1.0), decoder_layers=sizes.get("num_decoder_layers", 6),
+        decoder_n_points=sizes.get("num_points", 4), **method,
         id2label=dict(enumerate(NAMES)), label2id={label: i for i, label in enumerate(NAMES)},
     )  # fmt: skip
-    return scramble(transformers.RTDetrForObjectDetection(config))
+    return scramble(getattr(transformers, f"{kind}ForObjectDetection")(config))
 
 
 def our_model(name: str, num_classes: int = len(NAMES)) -> RTDETR:
@@ -125,8 +136,8 @@ def test_forms_of_a_file_hold_the_same_weights(basic_folder, tmp_path, form):
 def test_names_go_there_and_back(name):
     state = {k: v for k, v in our_model(name).state_dict().items() if "pixel_" not in k}
     back = to_ours(to_theirs(state))
-    assert set(back) == set(state)
-    assert all(torch.equal(back[key], value) for key, value in state.items())
+    assert set(back) == {canonical_name(key) for key in state}
+    assert all(torch.equal(back[canonical_name(key)], value) for key, value in state.items())
 
 
 def test_other_sizes_and_damage_are_one_line(basic_folder, tmp_path):

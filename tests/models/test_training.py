@@ -54,6 +54,33 @@ def test_every_trainable_parameter_has_a_finite_gradient(make_model, make_target
     assert_every_parameter_learns(model)
 
 
+def test_version_2_learns_with_its_own_points_and_names_the_encoders_losses(make_model, make_targets):
+    for options in ({"num_points": [3, 1, 2]}, {"sampling": "discrete"}):
+        model = make_model(version=2, **options).train()
+        warm(model)
+        targets = make_targets(3, 1)
+        losses = Criterion(num_classes=3, matcher=HungarianMatcher())(model(torch.rand(2, 3, 96, 160), targets), targets)
+        suffixes = ("", "_aux_0", "_enc_0", "_dn_0", "_dn_1")
+        assert set(losses) == {f"loss_{name}{suffix}" for name in ("vfl", "bbox", "giou") for suffix in suffixes}
+        sum(losses.values()).backward()
+        assert_every_parameter_learns(model)
+        offsets = model.decoder.decoder["layers"][0].cross_attn.sampling_offsets
+        assert offsets.weight.requires_grad == ("sampling" not in options), "which pixel is read has no gradient"
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"sampling": "discrete"}, "need version=2"),
+        ({"num_points": [4, 4, 4]}, "need version=2"),
+        ({"version": 2, "num_points": [4, 4]}, "must have 3 numbers, one for each map"),
+    ],
+)
+def test_points_that_the_version_cannot_have_are_refused(make_model, options, reason):
+    with pytest.raises(ValueError, match=reason):
+        make_model(**options)
+
+
 def test_mixed_precision_gradients_are_those_of_float32(make_model, make_targets):
     images, targets = torch.rand(2, 3, 96, 160), make_targets(3, 1)
     gradients = []

@@ -74,6 +74,20 @@ def test_a_published_r18_file_fills_every_weight_of_r18(save):
     assert all((p == 0.25).all() for name, p in model.named_parameters() if name not in report.fresh)
 
 
+def test_a_published_v2_file_fills_every_weight_of_v2(save):
+    description, _ = golden.load("rtdetrv2_r18vd")
+    sizes = {"version": 2, "num_points": [4, 4, 4], "num_decoder_layers": 3, "encoder_expansion": 0.5}
+    model = RTDETR(backbone=ResNetVD(depth=18), num_classes=80, **sizes)
+    state = {key: torch.full(shape, 0.25) for key, shape in description["state_dict"].items()}
+    of_one_size = {"decoder.anchors": torch.zeros(1, 8400, 4), "decoder.valid_mask": torch.ones(1, 8400, 1)}
+    scales = {f"decoder.decoder.layers.{i}.cross_attn.num_points_scale": torch.full((12,), 0.25) for i in range(3)}
+    embedding = {"decoder.denoising_class_embed.weight": torch.full((81, 256), 0.25)}
+    report = load_weights(model, save({"ema": {"module": state | of_one_size | scales | embedding}}))
+    assert report.fresh == ["pixel_mean", "pixel_std"] and report.ignored == list(of_one_size)
+    assert all((p == 0.25).all() for p in model.parameters())
+    load_weights(model, save({"model": state}))  # without constants and embedding, as older ones are
+
+
 def test_averaged_weights_are_preferred(make_model, published, save):
     raw = {key: torch.zeros_like(value) for key, value in published.items()}
     model = make_model(num_classes=80)
