@@ -87,19 +87,29 @@ class HybridEncoder(nn.Module):
     Args:
         in_channels: channels of the maps at strides 8, 16, 32.
         dim: channels of every output map.
-        feedforward_dim: inner width of the attention layer's MLP.
+        num_layers: attention layers on the coarsest map.
+        feedforward_dim: inner width of their MLPs.
         expansion: inner width of the fusion blocks as a share of ``dim``.
         num_heads: attention heads.
     """
 
     def __init__(
-        self, *, in_channels: list[int], dim: int, feedforward_dim: int, expansion: float, num_heads: int
+        self,
+        *,
+        in_channels: list[int],
+        dim: int,
+        feedforward_dim: int,
+        expansion: float,
+        num_heads: int,
+        num_layers: int = 1,
     ) -> None:
         super().__init__()
         self.dim = dim
         self.input_proj = nn.ModuleList(ConvNorm(c, dim, kernel_size=1) for c in in_channels)
-        attention = IntraScaleAttention(dim, feedforward_dim=feedforward_dim, num_heads=num_heads)
-        self.encoder = nn.ModuleList([nn.ModuleDict({"layers": nn.ModuleList([attention])})])
+        layers = [
+            IntraScaleAttention(dim, feedforward_dim=feedforward_dim, num_heads=num_heads) for _ in range(num_layers)
+        ]
+        self.encoder = nn.ModuleList([nn.ModuleDict({"layers": nn.ModuleList(layers)})])
         steps = len(in_channels) - 1
         self.lateral_convs = nn.ModuleList(
             ConvNorm(dim, dim, kernel_size=1, activation=nn.SiLU) for _ in range(steps)

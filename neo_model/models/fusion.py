@@ -6,6 +6,7 @@ import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from neo_model.models.backbones.hgnetv2 import PaddedConv
 from neo_model.models.encoder import RepVGGBlock
 from neo_model.models.layers import ConvNorm, FrozenBatchNorm2d
 
@@ -38,11 +39,13 @@ def _fuse_children(module: nn.Module) -> None:
             _fold(child)
         else:
             _fuse_children(child)
-    # torchvision's names; its shortcuts are sequences of the two.
-    for conv, norm in [*((f"conv{i}", f"bn{i}") for i in (1, 2, 3)), ("0", "1")]:
+    # HGNetV2's names, then torchvision's; its shortcuts are sequences of the two.
+    for conv, norm in [("conv", "bn"), *((f"conv{i}", f"bn{i}") for i in (1, 2, 3)), ("0", "1")]:
         conv_module, norm_module = (module._modules.get(key) for key in (conv, norm))
-        if isinstance(conv_module, nn.Conv2d) and isinstance(norm_module, nn.BatchNorm2d | FrozenBatchNorm2d):
-            module._modules[conv] = fuse_conv_bn_eval(conv_module, as_batch_norm(norm_module))
+        holder, last = (conv_module, "1") if isinstance(conv_module, PaddedConv) else (module, conv)
+        convolution = holder._modules.get(last)
+        if isinstance(convolution, nn.Conv2d) and isinstance(norm_module, nn.BatchNorm2d | FrozenBatchNorm2d):
+            holder._modules[last] = fuse_conv_bn_eval(convolution, as_batch_norm(norm_module))
             module._modules[norm] = nn.Identity()
 
 

@@ -28,6 +28,7 @@ def model_config(model: RTDETR, class_names: list[str]) -> dict:
         "freeze_backbone_batch_norms": any(isinstance(m, FrozenBatchNorm2d) for m in model.backbone.modules()),
         "encoder_in_channels": list(model.backbone.out_channels),
         "encoder_hidden_dim": encoder.dim,
+        "encoder_layers": len(encoder.encoder[0]["layers"]),
         "encoder_ffn_dim": attention.linear1.out_features,
         "encoder_attention_heads": attention.self_attn.num_heads,
         "hidden_expansion": encoder.fpn_blocks[0].conv1.conv.out_channels / encoder.dim,

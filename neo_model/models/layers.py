@@ -64,14 +64,19 @@ class ConvNorm(nn.Module):
         self.act = nn.Identity() if activation is None else activation(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        if isinstance(self.norm, FrozenBatchNorm2d) and not rounds_as_published(x):
-            # A convolution is linear: scaling its small weights equals scaling its large output, and the gradient
-            # for the weights passes through the product.
-            scale, shift = self.norm.scale_and_shift()
-            return self.act(self.conv._conv_forward(x, self.conv.weight * scale[:, None, None, None], shift))
-        if isinstance(self.act, nn.SiLU):
+        if isinstance(self.act, nn.SiLU) and not isinstance(self.norm, FrozenBatchNorm2d):
             return normalized_silu([self.conv(x)], [self.norm])
-        return self.act(self.norm(self.conv(x)))
+        return self.act(normalized(x, self.conv, self.norm))
+
+
+def normalized(x: Tensor, conv: nn.Conv2d, norm: nn.Module) -> Tensor:
+    """``norm(conv(x))`` of a convolution without bias and any batch norm."""
+    if isinstance(norm, FrozenBatchNorm2d) and not rounds_as_published(x):
+        # A convolution is linear: scaling its small weights equals scaling its large output, and the gradient for the
+        # weights passes through the product.
+        scale, shift = norm.scale_and_shift()
+        return conv._conv_forward(x, conv.weight * scale[:, None, None, None], shift)
+    return norm(conv(x))
 
 
 class MLP(nn.Module):

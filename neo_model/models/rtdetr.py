@@ -21,7 +21,7 @@ class RTDETR(nn.Module):
         num_classes: classes, background not counted.
         version: 1 or 2, which of the two the weights are for. Their decoders differ in names, in rounding, and in what
             ``num_points`` and ``sampling`` may be.
-        encoder_dim, encoder_feedforward_dim, encoder_expansion: sizes of the hybrid encoder.
+        encoder_dim, encoder_feedforward_dim, encoder_expansion, num_encoder_layers: sizes of the hybrid encoder.
         decoder_dim, decoder_feedforward_dim, num_decoder_layers: sizes of the decoder.
         eval_decoder_layer: index of the layer that evaluation stops at; None is the last.
         num_heads: heads of every attention.
@@ -40,6 +40,7 @@ class RTDETR(nn.Module):
         encoder_dim: PositiveInt = 256,
         encoder_feedforward_dim: PositiveInt = 1024,
         encoder_expansion: PositiveFloat = 1.0,
+        num_encoder_layers: PositiveInt = 1,
         decoder_dim: PositiveInt = 256,
         decoder_feedforward_dim: PositiveInt = 1024,
         num_decoder_layers: PositiveInt = 6,
@@ -67,6 +68,7 @@ class RTDETR(nn.Module):
             feedforward_dim=encoder_feedforward_dim,
             expansion=encoder_expansion,
             num_heads=num_heads,
+            num_layers=num_encoder_layers,
         )
         self.decoder = Decoder(
             in_channels=[encoder_dim] * len(backbone.out_channels),

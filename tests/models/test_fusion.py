@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from neo_model.models import TorchvisionResNet
+from neo_model.models import HGNetV2, TorchvisionResNet
 from neo_model.models.encoder import RepVGGBlock
 from neo_model.models.fusion import fused
 from neo_model.models.layers import FrozenBatchNorm2d
@@ -24,12 +24,17 @@ def with_statistics(model):
     return model.eval()
 
 
-@pytest.mark.parametrize("backbone", ["vd", "torchvision", "torchvision frozen"])
+BACKBONES = {
+    "vd": lambda: None,
+    "torchvision": lambda: TorchvisionResNet(name="resnet18"),
+    "torchvision frozen": lambda: TorchvisionResNet(name="resnet18", freeze_norm=True),
+    "hgnetv2": lambda: HGNetV2(size="L"),
+}
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
 def test_outputs_are_the_same(make_model, backbone):
-    frozen = backbone.endswith("frozen")
-    model = with_statistics(
-        make_model(backbone=None if backbone == "vd" else TorchvisionResNet(name="resnet18", freeze_norm=frozen))
-    )
+    model = with_statistics(make_model(backbone=BACKBONES[backbone]()))
     before, images = copy.deepcopy(model.state_dict()), torch.rand(2, 3, 96, 160)
     copied = fused(model)
     with torch.no_grad():

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import neo_model
-from neo_model.models import ResNetVD, TorchvisionResNet
+from neo_model.models import HGNetV2, ResNetVD, TorchvisionResNet
 from neo_model.models.backbones import pretrained
 from neo_model.utils import UserError
 
@@ -34,10 +34,15 @@ def test_a_file_starts_the_backbone_frozen_or_not(source, tmp_path, frozen, with
 
 
 @pytest.mark.parametrize(
-    ("depth", "name"),
-    [(18, "ResNet18_vd_pretrained"), (50, "ResNet50_vd_ssld_v2_pretrained"), (101, "ResNet101_vd_ssld_pretrained")],
+    ("build", "name"),
+    [
+        (lambda: ResNetVD(depth=18, width=8, weights="imagenet"), "ResNet18_vd_pretrained"),
+        (lambda: ResNetVD(depth=50, width=8, weights="imagenet"), "ResNet50_vd_ssld_v2_pretrained"),
+        (lambda: ResNetVD(depth=101, width=8, weights="imagenet"), "ResNet101_vd_ssld_pretrained"),
+        (lambda: HGNetV2(size="X", weights="imagenet"), "PPHGNetV2_X_ssld_pretrained"),
+    ],
 )
-def test_imagenet_fetches_the_published_file_of_the_depth(monkeypatch, tmp_path, depth, name):
+def test_imagenet_fetches_the_published_file_of_the_size(monkeypatch, tmp_path, build, name):
     asked = []
 
     def fetch(url, **options):
@@ -46,8 +51,8 @@ def test_imagenet_fetches_the_published_file_of_the_depth(monkeypatch, tmp_path,
         return tmp_path / "empty.pth"
 
     monkeypatch.setattr(pretrained, "fetched", fetch)
-    with pytest.raises(UserError, match="belongs to another backbone"):
-        ResNetVD(depth=depth, width=8, weights="imagenet")
+    with pytest.raises(UserError, match="belongs to another backbone"), torch.device("meta"):
+        build()
     assert len(asked) == 1 and asked[0].endswith(f"/{name}_from_paddle.pth")
 
 

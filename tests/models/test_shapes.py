@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from neo_model.models import ResNetVD, TorchvisionResNet
+from neo_model.models import HGNetV2, ResNetVD, TorchvisionResNet
 from neo_model.models.decoder import make_anchors
 from neo_model.models.encoder import HybridEncoder, sincos_position
 
@@ -13,6 +13,7 @@ BACKBONES = {
     "vd10": lambda: ResNetVD(depth=10, width=8),
     "vd18": lambda: ResNetVD(depth=18),
     "vd50": lambda: ResNetVD(depth=50),
+    "hgnetv2": lambda: HGNetV2(size="L"),
     "torchvision18": lambda: TorchvisionResNet(name="resnet18"),
     "torchvision50": lambda: TorchvisionResNet(name="resnet50"),
 }
