@@ -1,8 +1,8 @@
 """Multi-scale deformable attention (Zhu et al. 2021, eq. 3): every query reads a few points of every map.
 
-RT-DETRv2 (Lv et al. 2024, section 3) lets levels have different numbers of points, and reads the pixel at a point instead
-of mixing the four around it, for devices without the bilinear operator. Shapes: B batch, S tokens of all maps of an
-image, N = B * S, Q queries, M heads, L levels, P points of all levels, D width, K = D / M.
+RT-DETRv2 (Lv et al. 2024, section 3) lets levels have different numbers of points, and reads the pixel at a point
+instead of mixing the four around it, for devices without the bilinear operator. Shapes: B batch, S tokens of all maps
+of an image, N = B * S, Q queries, M heads, L levels, P points of all levels, D width, K = D / M.
 
 The equation projects every token to values, samples the values and mixes the samples. All three are linear in the
 tokens, so the order is free: `mix_then_project` first mixes raw tokens for each query and head and then projects those
@@ -68,8 +68,8 @@ class Points:
         locations_BQMP2: x and y in 0..1 of the maps, float32.
         weights_BQMP: float32.
         counts: points of each level; their sum is P.
-        discrete: read the pixel that a point is in, the nearest one if it is outside the map, instead of mixing the four
-            pixels around it, those outside taken as zero.
+        discrete: read the pixel at a point, the nearest one if that is outside the map, instead of mixing the four pixels
+            around it, those outside taken as zero.
     """
 
     locations_BQMP2: Tensor
@@ -85,8 +85,8 @@ class DeformableAttention(nn.Module):
         dim: width D.
         num_heads: M.
         num_points: points of a head, for each level.
-        sampling: how a map is read at a point, see `Points`. Discrete reading gives the offsets no gradient, so they are
-            frozen, as published.
+        sampling: how a map is read at a point, see `Points`. Discrete reading gives the offsets no gradient, so they
+            are frozen, as published.
         keep_scale: whether the state dict holds ``num_points_scale``, as RT-DETRv2's does.
     """
 
@@ -134,7 +134,7 @@ class DeformableAttention(nn.Module):
         # Positions in float32 always: bfloat16 has 8 bits, less than a pixel at 1920.
         offsets = self.sampling_offsets(query_BQD).float().view(B, Q, self.num_heads, -1, 2)
         centre, size = reference_BQ4.float()[:, :, None, None].split(2, dim=-1)
-        locations = centre + offsets * self.num_points_scale[:, None] * size * 0.5
+        locations = centre + offsets * self.num_points_scale.float()[:, None] * size * 0.5
         weights = self.attention_weights(query_BQD).float().view(B, Q, self.num_heads, -1).softmax(dim=-1)
         points = Points(locations, weights, self.num_points, self.sampling == "discrete")
         mix = mix_then_project if mixing_first_pays(memory, Q) else project_then_mix
@@ -192,8 +192,8 @@ def corners(memory: Tokens, points: Points) -> tuple[Tensor, Tensor]:
     """The four tokens around every point, and how much each of them counts.
 
     Returns:
-        rows of ``memory`` int32 [M * B * Q, 4 * P], and bilinear share times weight, float32 of the same shape; a corner
-        outside its map is row 0 with share 0.
+        rows of ``memory`` int32 [M * B * Q, 4 * P], and bilinear share times weight, float32 of the same shape; a
+        corner outside its map is row 0 with share 0.
     """
     # Head by head from here on: each head's mixtures, and their gradients, are a matrix of their own to multiply.
     locations_MBQP2 = points.locations_BQMP2.permute(2, 0, 1, 3, 4).contiguous()

@@ -26,7 +26,8 @@ class RTDETR(nn.Module):
         eval_decoder_layer: index of the layer that evaluation stops at; None is the last.
         num_heads: heads of every attention.
         num_points: sampling points per head: on each map, or in version 2 a list of one number a map.
-        sampling: how a map is read at a point: ``bilinear`` between four pixels, or in version 2 ``discrete``, one pixel.
+        sampling: how a map is read at a point: ``bilinear`` between four pixels, or in version 2 ``discrete``, one
+            pixel.
         num_queries: detections per image at most.
         num_denoising, label_noise_ratio, box_noise_scale: denoising queries in training; 0 queries turns them off.
     """

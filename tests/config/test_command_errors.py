@@ -30,7 +30,7 @@ def refused(command):
     ("arguments", "parts"),
     [
         (["model=null"], ["model=null: there is no such choice"]),
-        (["~model"], ["write model=rtdetr_r18|"]),
+        (["~model"], ["write model=rtdetr_hgnetv2_l|"]),
         (["hydra.run.dir="], ["hydra.run.dir: is empty"]),
         (["hardware=3090"], ["hardware=3090", "did you mean rtx3090?"]),
         (["data/resolution=1024x576"], ["write data.resolution.width=1024 data.resolution.height=576"]),

@@ -50,6 +50,7 @@ def test_frozen_norms_do_what_live_ones_do_in_evaluation():
         assert_close_to_scale(frozen(images), live(images))
 
 
+@pytest.mark.slow
 def test_recomputed_blocks_have_the_same_gradients():
     plain = HGNetV2(size="L", freeze_stem=True, freeze_norm=True)
     again = copy.deepcopy(plain)
@@ -77,4 +78,5 @@ def test_maps_are_those_of_timm(size, theirs):
 
 def timm_name(name: str) -> str:
     name = re.sub(r"^stages\.", "stages_", name).replace(".conv.1.", ".conv.")
-    return name.replace("aggregation_squeeze_conv", "aggregation.0").replace("aggregation_excitation_conv", "aggregation.1")
+    name = name.replace("aggregation_squeeze_conv", "aggregation.0")
+    return name.replace("aggregation_excitation_conv", "aggregation.1")

@@ -58,8 +58,8 @@ def test_version_2_learns_with_its_own_points_and_names_the_encoders_losses(make
     for options in ({"num_points": [3, 1, 2]}, {"sampling": "discrete"}):
         model = make_model(version=2, **options).train()
         warm(model)
-        targets = make_targets(3, 1)
-        losses = Criterion(num_classes=3, matcher=HungarianMatcher())(model(torch.rand(2, 3, 96, 160), targets), targets)
+        images, targets = torch.rand(2, 3, 96, 160), make_targets(3, 1)
+        losses = Criterion(num_classes=3, matcher=HungarianMatcher())(model(images, targets), targets)
         suffixes = ("", "_aux_0", "_enc_0", "_dn_0", "_dn_1")
         assert set(losses) == {f"loss_{name}{suffix}" for name in ("vfl", "bbox", "giou") for suffix in suffixes}
         sum(losses.values()).backward()

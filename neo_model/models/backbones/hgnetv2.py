@@ -138,13 +138,27 @@ class Stage(nn.Module):
     """Blocks of one resolution; all stages but the first halve the size before."""
 
     def __init__(
-        self, in_channels: int, chain: int, out_channels: int, *, depth: int, halve: bool, light: bool, frozen_norm: bool
+        self,
+        in_channels: int,
+        chain: int,
+        out_channels: int,
+        *,
+        depth: int,
+        halve: bool,
+        light: bool,
+        frozen_norm: bool,
     ) -> None:
         super().__init__()
         self.downsample = nn.Identity()
         if halve:
             self.downsample = ConvBatchNorm(
-                in_channels, in_channels, kernel_size=3, stride=2, groups=in_channels, relu=False, frozen_norm=frozen_norm
+                in_channels,
+                in_channels,
+                kernel_size=3,
+                stride=2,
+                groups=in_channels,
+                relu=False,
+                frozen_norm=frozen_norm,
             )
         self.blocks = nn.ModuleList(
             Block(
