@@ -5,6 +5,45 @@ import json
 import pytest
 
 from neo_model.config.command_line import main
+from neo_model.config.compose import compose_training
+
+# As published: epochs, epoch that ends strong augmentation, multi-scale's last epoch (None: one size), rate of the
+# backbone relative to the other parts, and what it starts from.
+PUBLISHED_V2 = {
+    "r18": (120, 117, None, 1.0, None),
+    "r34": (120, 117, 117, 0.5, None),
+    "r50_m": (84, 81, 81, 0.1, None),
+    "r50": (72, 71, 71, 0.1, None),
+    "r101": (72, 71, 71, 0.01, None),
+    "hgnetv2_l": (72, 71, 71, 0.05, None),
+    "hgnetv2_x": (72, 71, 71, 0.01, None),
+    "hgnetv2_h": (72, 71, 71, 0.05, None),
+    "r18_dsp": (36, 33, None, 1.0, "hub:rtdetrv2_r18_coco"),
+    "r34_dsp": (12, 10, 10, 0.5, "hub:rtdetrv2_r34_coco"),
+    "r50_m_dsp": (36, 33, 33, 0.1, "hub:rtdetrv2_r50_m_coco"),
+    "r50_dsp": (12, 10, 10, 0.1, "hub:rtdetrv2_r50_coco"),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED_V2)
+def test_recipes_of_version_2_have_the_published_settings(name):
+    epochs, strong_until, sizes_until, backbone, start = PUBLISHED_V2[name]
+    config = compose_training([f"experiments=rtdetrv2_{name}_coco", "hardware=rtx3090"])
+    assert (config.epochs, config.data.augment.until, config.weights) == (epochs, strong_until, start)
+    assert (config.model.version, config.model.sampling == "discrete") == (2, name.endswith("_dsp"))
+    size = config.data.resolution
+    assert (size.width, size.height, size.multiscale_until, config.data.fit) == (640, 640, sizes_until, "stretch")
+    if sizes_until is None:
+        assert size.train_sizes is None
+    else:
+        sides = [480, 512, 544, 576, 608, 640, 640, 640, 672, 704, 736, 768, 800]
+        assert size.train_sizes == [[side, side] for side in sides]
+    optim, hardware = config.optim, config.hardware
+    assert (optim.lr, optim.backbone_lr_ratio, optim.weight_decay, optim.clip_norm) == (1e-4, backbone, 1e-4, 0.1)
+    assert (hardware.batch_size * hardware.accumulate, hardware.precision) == (16, "fp16")
+    assert (config.schedule._target_, config.schedule.warmup_steps) == ("neo_model.optim.Constant", 2000)
+    assert (config.ema.decay, config.ema.ramp) == (0.9999, 2000)
+    assert config.model.backbone.weights == "imagenet" or start is not None
 
 
 @pytest.mark.slow

@@ -14,7 +14,14 @@ from torch import Tensor, nn
 from neo_model.benchmark.fake_gpu import fake_gpu, walk_backward
 from neo_model.benchmark.measure import interleaved
 from neo_model.benchmark.operation_counter import OperationCounter
-from neo_model.benchmark.subjects import our_criterion, our_model, peer_model, random_batch, size_argument
+from neo_model.benchmark.subjects import (
+    NUM_CLASSES,
+    our_criterion,
+    our_model,
+    peer_model,
+    random_batch,
+    size_argument,
+)
 from neo_model.benchmark.table import Report, Row, Table
 from neo_model.benchmark.training import our_learner, our_step, peer_step
 from neo_model.engine.hardware import Hardware
@@ -43,17 +50,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch", type=int, default=4, help="images (4)")
     parser.add_argument("--boxes", type=int, default=10, help="boxes an image (10)")
     parser.add_argument("--depth", type=int, choices=(18, 50), default=50, help="of the backbone (50)")
+    parser.add_argument("--model", metavar="NAME", help="a model of conf/model instead, without the peer")
 
 
 def run(arguments: argparse.Namespace) -> Report:
     """Count ours and the peer."""
     depth, (height, width), shape = arguments.depth, arguments.size, (arguments.batch, arguments.boxes)
     padded = (-(-height // 32) * 32, -(-width // 32) * 32)
-    counts = {"ours": count_ours(depth, height, width, *shape)}
+    model = arguments.model or depth
+    counts = {"ours": count_ours(model, height, width, *shape)}
     for parts in RECOMPUTED:
-        counts[f"ours, recompute [{', '.join(parts)}]"] = count_ours(depth, height, width, *shape, recompute=parts)
+        counts[f"ours, recompute [{', '.join(parts)}]"] = count_ours(model, height, width, *shape, recompute=parts)
+    size = f"{width}x{height}, batch {arguments.batch}, fp16 autocast"
+    if arguments.model:
+        return Report("memory", counted_tables(f"{model} {size}", counts, arguments.batch), NOTES)
     counts[PEER] = count_peer(depth, *padded, *shape)
-    title = f"R{depth} {width}x{height}, batch {arguments.batch}, fp16 autocast"
+    title = f"R{depth} {size}"
     tables = counted_tables(title, counts, arguments.batch)
     if arguments.device == "cuda":
         tables += _real_tables(title, padded, arguments)
@@ -61,11 +73,11 @@ def run(arguments: argparse.Namespace) -> Report:
 
 
 def count_ours(
-    depth: int, height: int, width: int, num_images: int, num_boxes: int, *, recompute: Collection[str] = ()
+    model: int | str, height: int, width: int, num_images: int, num_boxes: int, *, recompute: Collection[str] = ()
 ) -> OperationCounter:
-    """Our training step, with the images as our loader hands them over, as uint8."""
+    """Our training step of a depth or of a model of conf/model, with images as our loader hands them over, as uint8."""
     with fake_gpu():
-        model, criterion = _on_gpu(our_model, depth), our_criterion()
+        model, criterion = _on_gpu(_named if isinstance(model, str) else our_model, model), our_criterion()
         model.recompute(recompute)
         batch = random_batch(height, width, num_images=num_images, num_boxes=num_boxes, device="cuda")
         images = batch.images.to(torch.uint8)
@@ -113,10 +125,16 @@ def count_step(model: nn.Module, loss: Callable[[], Tensor], inputs: list[Tensor
     return counter
 
 
-def _on_gpu(build: Callable[[int], nn.Module], depth: int) -> nn.Module:
+def _named(name: str) -> nn.Module:
+    from neo_model.config.build import build_model  # with Hydra, which the other candidates do without
+
+    return build_model(name, num_classes=NUM_CLASSES)
+
+
+def _on_gpu(build: Callable[[int | str], nn.Module], which: int | str) -> nn.Module:
     """A model made on the device; fake parameters cannot move there."""
     with torch.device("cuda"):
-        return build(depth)
+        return build(which)
 
 
 def _tensors_of(module: nn.Module) -> list[Tensor]:
@@ -141,7 +159,7 @@ def counted_tables(title: str, counts: dict[str, OperationCounter], num_images: 
 
     def table(what: str, unit: str, value: Callable[[OperationCounter], float], note=lambda count: "") -> Table:
         rows = [Row(name, value(count), unit, note=note(count)) for name, count in counts.items()]
-        return Table(f"{what}, {title}", rows, PEER)
+        return Table(f"{what}, {title}", rows, PEER if PEER in counts else None)
 
     def seconds(count: OperationCounter) -> float:
         return count.seconds(flop_rate=RTX3090_FLOPS, byte_rate=RTX3090_BYTES)
