@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from neo_model.models.deformable import DeformableAttention, Tokens
 from neo_model.models.denoising import DenoisingQueries, build_denoising
-from neo_model.models.layers import MLP, ConvNorm, SelfAttention
+from neo_model.models.layers import MLP, ConvNorm, SelfAttention, at_least_float32
 
 HALF_MAX = 65504.0  # version 1 as published clamps to float16's range before the last norm, version 2 does not
 
@@ -188,7 +188,7 @@ class Decoder(nn.Module):
         # Every token was scored without gradients; only the selected ones are run again with them.
         selected = memory.rows_ND.index_select(0, row_K) * valid_N1.index_select(0, row_K)
         tokens = self.enc_output(selected.view(memory.batch_size, num_queries, -1))
-        boxes_unact = self.enc_bbox_head(tokens).float() + anchors_S4[token_BQ]
+        boxes_unact = at_least_float32(self.enc_bbox_head(tokens)) + anchors_S4[token_BQ]
         selection = {"pred_logits": self.enc_score_head(tokens), "pred_boxes": boxes_unact.sigmoid()}
         return tokens.detach(), boxes_unact.detach(), selection
 
@@ -255,9 +255,9 @@ class Decoder(nn.Module):
             position = self.query_pos_head(reference.to(content.dtype))
             content = layer(content, position, reference, memory, blocked)
             if not self.training and i < self.eval_layer:
-                reference = (bbox_head(content).float() + torch.logit(reference, eps=1e-5)).sigmoid()
+                reference = (at_least_float32(bbox_head(content)) + torch.logit(reference, eps=1e-5)).sigmoid()
                 continue
-            step = bbox_head(content).float()
+            step = at_least_float32(bbox_head(content))
             refined = (step + torch.logit(reference, eps=1e-5)).sigmoid()
             all_logits.append(score_head(content))
             trained = refined if previous is None else (step + torch.logit(previous, eps=1e-5)).sigmoid()

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from neo_model.models.layers import rounds_as_published
+from neo_model.models.layers import at_least_float32, rounds_as_published
 from neo_model.models.token_mixing import mix_tokens
 
 # Tokens for each query from which mixing first is the faster order; measured on a CPU with 60 to 500 queries.
@@ -65,11 +65,11 @@ class Points:
     """Where the heads look, level after level, and how much each place counts.
 
     Attributes:
-        locations_BQMP2: x and y in 0..1 of the maps, float32.
-        weights_BQMP: float32.
+        locations_BQMP2: x and y in 0..1 of the maps, at least float32.
+        weights_BQMP: of the same type.
         counts: points of each level; their sum is P.
-        discrete: read the pixel at a point, the nearest one if that is outside the map, instead of mixing the four pixels
-            around it, those outside taken as zero.
+        discrete: read the pixel at a point, the nearest one if that is outside the map, instead of mixing the four
+            pixels around it, those outside taken as zero.
     """
 
     locations_BQMP2: Tensor
@@ -131,11 +131,10 @@ class DeformableAttention(nn.Module):
     def forward(self, query_BQD: Tensor, reference_BQ4: Tensor, memory: Tokens) -> Tensor:
         """Attend to ``memory`` around the boxes ``reference_BQ4`` (cxcywh in 0..1) -> [B, Q, D]."""
         B, Q, _ = query_BQD.shape
-        # Positions in float32 always: bfloat16 has 8 bits, less than a pixel at 1920.
-        offsets = self.sampling_offsets(query_BQD).float().view(B, Q, self.num_heads, -1, 2)
-        centre, size = reference_BQ4.float()[:, :, None, None].split(2, dim=-1)
-        locations = centre + offsets * self.num_points_scale.float()[:, None] * size * 0.5
-        weights = self.attention_weights(query_BQD).float().view(B, Q, self.num_heads, -1).softmax(dim=-1)
+        offsets = at_least_float32(self.sampling_offsets(query_BQD)).view(B, Q, self.num_heads, -1, 2)
+        centre, size = at_least_float32(reference_BQ4)[:, :, None, None].split(2, dim=-1)
+        locations = centre + offsets * at_least_float32(self.num_points_scale)[:, None] * size * 0.5
+        weights = at_least_float32(self.attention_weights(query_BQD)).view(B, Q, self.num_heads, -1).softmax(dim=-1)
         points = Points(locations, weights, self.num_points, self.sampling == "discrete")
         mix = mix_then_project if mixing_first_pays(memory, Q) else project_then_mix
         return self.output_proj(mix(self.value_proj, memory, points))
@@ -159,8 +158,8 @@ def project_then_mix(value_proj: nn.Linear, memory: Tokens, points: Points) -> T
     for (height, width), location, value in zip(
         memory.sizes, locations, values_ND.split([B * count for count in memory.counts]), strict=True
     ):
-        # In float32, as the positions are: the kernel takes values and positions of one type only.
-        value_map = value.float().view(B, height, width, M, -1).permute(0, 3, 4, 1, 2).flatten(0, 1)
+        # As wide as the positions are: the kernel takes values and positions of one type only.
+        value_map = at_least_float32(value).view(B, height, width, M, -1).permute(0, 3, 4, 1, 2).flatten(0, 1)
         if points.discrete:
             column, line = (_pixel(x, size) for x, size in zip(location.unbind(-1), (width, height), strict=True))
             pixel = (line * width + column).flatten(1)[:, None].expand(-1, value_map.shape[1], -1)
@@ -192,7 +191,7 @@ def corners(memory: Tokens, points: Points) -> tuple[Tensor, Tensor]:
     """The four tokens around every point, and how much each of them counts.
 
     Returns:
-        rows of ``memory`` int32 [M * B * Q, 4 * P], and bilinear share times weight, float32 of the same shape; a
+        rows of ``memory`` int32 [M * B * Q, 4 * P], and bilinear share times weight, of the same shape; a
         corner outside its map is row 0 with share 0.
     """
     # Head by head from here on: each head's mixtures, and their gradients, are a matrix of their own to multiply.
@@ -210,7 +209,7 @@ def corners(memory: Tokens, points: Points) -> tuple[Tensor, Tensor]:
 
 
 def nearest(memory: Tokens, points: Points) -> tuple[Tensor, Tensor]:
-    """The token of every point and its weight: int32 and float32, both [M * B * Q, P]."""
+    """The token of every point, int32, and its weight, both [M * B * Q, P]."""
     locations_MBQP2 = points.locations_BQMP2.permute(2, 0, 1, 3, 4)
     sizes_P2, first_BP = _levels_of(points.counts, memory, locations_MBQP2.device)
     column, line = (
@@ -241,11 +240,11 @@ def _neighbours(location: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
     """The two pixels beside a point along one axis.
 
     Args:
-        location: float32, in 0..1.
+        location: in 0..1.
         size: pixels along the axis, of each point's level.
 
     Returns:
-        pixels int32 [2, ...] and their shares float32 [2, ...]; both 0 for a pixel outside the map.
+        pixels int32 [2, ...] and their shares [2, ...]; both 0 for a pixel outside the map.
     """
     position = location * size - 0.5  # in pixels from the centre of the first one
     with torch.no_grad():

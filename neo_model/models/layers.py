@@ -16,6 +16,11 @@ def rounds_as_published(x: Tensor) -> bool:
     return x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
 
 
+def at_least_float32(x: Tensor) -> Tensor:
+    """Half precision widened, anything else as it is: for positions, where bfloat16 is less exact than a pixel."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 class FrozenBatchNorm2d(nn.Module):
     """Batch normalisation with fixed statistics and fixed affine parameters, [B, C, H, W] -> the same.
 

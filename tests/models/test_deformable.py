@@ -65,7 +65,6 @@ def outcome(mix_first: bool, attention, query, reference, memory, monkeypatch) -
 @pytest.mark.parametrize("form", FORMS)
 def test_mixing_first_equals_projecting_first_to_the_last_digits(form, monkeypatch):
     """In float64, with boxes that reach over every edge, maps of odd sizes and two images."""
-    monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)  # positions are kept in float32 otherwise
     torch.manual_seed(0)
     sizes = [(9, 15), (5, 8), (3, 4)]
     attention = DeformableAttention(16, num_heads=4, **FORMS[form]).double()
