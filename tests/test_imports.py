@@ -27,7 +27,10 @@ MAY_IMPORT = {
     "testing": BASE | MIDDLE | {"evaluation", "engine", "config"},
 }
 # Entry points: they read a configuration, and import what reads it inside the function that needs it.
-ENTRY_POINTS = {"benchmark/memory.py", "data/audit.py", "data/prepare.py", "deploy/convert.py", "deploy/predict.py"}
+ENTRY_POINTS = {
+    *("benchmark/memory.py", "data/audit.py", "data/prepare.py", "deploy/convert.py", "deploy/predict.py"),
+    "reports/dataset.py",
+}
 
 
 def package_of(path: Path) -> str:

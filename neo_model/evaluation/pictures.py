@@ -40,7 +40,7 @@ def draw_detections(
     canvas = np.ascontiguousarray(image).copy()
     boxes, scores = np.asarray(boxes_xyxy, float).reshape(-1, 4), np.asarray(scores, float)
     labels = np.asarray(labels, int)
-    thickness = max(2, round(max(canvas.shape[:2]) / 640))
+    thickness = _thickness(canvas)
     if ground_truth is not None:
         true_boxes, true_labels = ground_truth
         for box, label in zip(np.asarray(true_boxes, float).reshape(-1, 4), np.asarray(true_labels, int), strict=True):
@@ -48,14 +48,33 @@ def draw_detections(
             # Below the box, where no detection writes.
             _text(canvas, class_names[label], (box[0], box[3]), WHITE, thickness, above=False)
     order = np.argsort(scores, kind="stable")
-    for i in order:
-        corners = _corners(canvas, boxes[i])
-        cv2.rectangle(canvas, *corners, BLACK, thickness + 1)
-        cv2.rectangle(canvas, *corners, _color(labels[i]), thickness)
-    for i in order:
-        caption = f"{class_names[labels[i]]} {scores[i]:.2f}"
-        _text(canvas, caption, (boxes[i, 0], boxes[i, 1]), _color(labels[i]), thickness, above=True)
+    captions = [f"{class_names[labels[i]]} {scores[i]:.2f}" for i in order]
+    _labelled_boxes(canvas, boxes[order], labels[order], captions, thickness)
     return canvas
+
+
+def draw_objects(image: np.ndarray, boxes_xyxy, labels, class_names: list[str]) -> np.ndarray:
+    """Draw objects that are known, without scores, as labelled boxes; arguments and result as `draw_detections`."""
+    canvas = np.ascontiguousarray(image).copy()
+    boxes, labels = np.asarray(boxes_xyxy, float).reshape(-1, 4), np.asarray(labels, int)
+    _labelled_boxes(canvas, boxes, labels, [class_names[label] for label in labels], _thickness(canvas))
+    return canvas
+
+
+def _thickness(canvas: np.ndarray) -> int:
+    return max(2, round(max(canvas.shape[:2]) / 640))
+
+
+def _labelled_boxes(
+    canvas: np.ndarray, boxes: np.ndarray, labels: np.ndarray, captions: list[str], thickness: int
+) -> None:
+    """Boxes in the colours of their classes, then all captions, so that no box crosses one."""
+    for box, label in zip(boxes, labels, strict=True):
+        corners = _corners(canvas, box)
+        cv2.rectangle(canvas, *corners, BLACK, thickness + 1)
+        cv2.rectangle(canvas, *corners, _color(label), thickness)
+    for box, label, caption in zip(boxes, labels, captions, strict=True):
+        _text(canvas, caption, (box[0], box[1]), _color(label), thickness, above=True)
 
 
 def _color(label: int) -> tuple[int, int, int]:
