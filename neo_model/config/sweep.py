@@ -195,7 +195,8 @@ def run_job(config: DictConfig) -> float | None:
     finally:
         result["seconds"] = time.monotonic() - started + earlier["seconds"] if knows_time else None
         _write(run_dir, result)
-        _report(run_dir.parent)
+        if result["status"] != INTERRUPTED:  # then it is time to go: the sweep's own end makes the report
+            _report(run_dir.parent)
     return result["AP"]
 
 

@@ -2,6 +2,8 @@
 
 import gc
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from neo_model.utils import UserError
@@ -9,18 +11,30 @@ from neo_model.utils import UserError
 OUTLINE_KEY = b'"segmentation"'
 
 
-def read_annotation_file(path: Path) -> dict:
-    """Parse a COCO instances file without its polygons (nine tenths of the text of COCO 2017).
+def file_bytes(path: Path) -> bytes:
+    """What an annotation file holds.
 
     Raises:
-        UserError: the file is missing, is not JSON (with the byte offset), or is not an object of lists.
+        UserError: it is missing or cannot be read.
     """
     try:
-        text = path.read_bytes()
+        return path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(path, "annotation file is missing", "check the path") from None
     except OSError as error:
         raise UserError(path, f"cannot be read ({error.strerror})", "check the path and its permissions") from None
+
+
+def content_of(text: bytes, path: Path) -> dict:
+    """Parse a COCO instances file without its polygons (nine tenths of the text of COCO 2017).
+
+    Args:
+        text: what the file holds.
+        path: the file, for errors.
+
+    Raises:
+        UserError: it is not JSON (with the byte offset), or not an object of lists.
+    """
     content = _parse(text, path)
     if not isinstance(content, dict):
         found = type(content).__name__
@@ -35,18 +49,24 @@ def read_annotation_file(path: Path) -> dict:
     return content
 
 
-def _parse(text: bytes, path: Path):
-    """JSON of the shortened text; an error is located in the full one."""
-    # A million new dictionaries set off the garbage collector again and again: half of the parsing time.
+@contextmanager
+def without_collecting() -> Iterator[None]:
+    """No garbage collection: a million new objects would set it off again and again, for half of the parsing time."""
     collecting = gc.isenabled()
     gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
+
+
+def _parse(text: bytes, path: Path):
+    """JSON of the shortened text; an error is located in the full one."""
     try:
         return json.loads(without_outlines(text))
     except (ValueError, RecursionError):
         pass
-    finally:
-        if collecting:
-            gc.enable()
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:

@@ -5,14 +5,12 @@ share those pages with the main one, since nothing in them carries a reference c
 """
 
 import hashlib
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from neo_model.data.annotation_file import read_annotation_file
-from neo_model.data.columns import box_column, integer_column, number_column, text_column
+from neo_model.data.coco_columns import CocoColumns, read_columns
 from neo_model.data.findings import Finding, act_on, findings_of, first_of
 from neo_model.utils import UserError
 
@@ -148,17 +146,13 @@ def examine_coco(path: str | Path) -> CocoInstances:
         UserError: the file cannot be read for what it should be.
     """
     path = Path(path)
-    content = read_annotation_file(path)
-    if not content["images"]:
-        raise UserError(path, "holds no images", "give an annotation file with at least one image")
-    classes, findings = _read_classes(path, content["categories"])
-    image_ids = integer_column(path, "image", content["images"], "id")
+    columns = read_columns(path)
+    image_ids, sizes_wh, names = columns.image_ids, columns.sizes_wh, columns.file_names
+    classes, findings = _read_classes(path, columns)
     findings += _doubles(path, "image id", image_ids)
-    sizes_wh = np.stack([integer_column(path, "image", content["images"], key) for key in ("width", "height")], axis=1)
     flat = image_ids[(sizes_wh < 1).any(axis=1)]
     findings += _stopping(path, "images with a width or height under 1", flat, "correct their size")
-    names = [name.encode() for name in text_column(path, "image", content["images"], "file_name")]
-    rows, found = _read_annotations(path, content["annotations"], classes, image_ids, sizes_wh)
+    rows, found = _read_annotations(path, columns, classes)
     return CocoInstances(
         path=path,
         classes=classes,
@@ -171,25 +165,20 @@ def examine_coco(path: str | Path) -> CocoInstances:
     )
 
 
-def _read_classes(path: Path, categories: list[dict]) -> tuple[Classes, list[Finding]]:
-    if not categories:
-        raise UserError(path, 'holds no classes ("categories" is empty)', "declare the classes")
-    category_ids = integer_column(path, "category", categories, "id")
-    names = text_column(path, "category", categories, "name")
+def _read_classes(path: Path, columns: CocoColumns) -> tuple[Classes, list[Finding]]:
+    category_ids, names = columns.category_ids, columns.category_names
     order = np.argsort(category_ids)
     classes = Classes([names[position] for position in order], category_ids[order].tolist())
     return classes, _doubles(path, "category id", category_ids)
 
 
 def _read_annotations(
-    path: Path, annotations: list[dict], classes: Classes, image_ids: np.ndarray, sizes_wh: np.ndarray
+    path: Path, columns: CocoColumns, classes: Classes
 ) -> tuple[dict[str, np.ndarray], list[Finding]]:
     """The fields of ``CocoInstances`` that have a row a box, sorted by image, and their offsets."""
-    ids, of_image, of_category = (
-        integer_column(path, "annotation", annotations, key) for key in ("id", "image_id", "category_id")
-    )
-    boxes_xywh = box_column(path, "annotation", annotations, "bbox")
-    areas, crowd, findings = _read_optional(path, annotations, ids, boxes_xywh)
+    image_ids, sizes_wh = columns.image_ids, columns.sizes_wh
+    ids, of_image, of_category, boxes_xywh = columns.ids, columns.image_of, columns.category_of, columns.boxes_xywh
+    areas, crowd, findings = _fill_in(path, columns)
     images, is_of_image = _positions(of_image, image_ids)
     labels, is_of_class = _positions(of_category, np.asarray(classes.category_ids))
     is_finite = np.isfinite(boxes_xywh).all(axis=1)
@@ -226,13 +215,10 @@ def _unknown(path: Path, key: str, ids: np.ndarray, values: np.ndarray, is_known
     return _stopping(path, what, ids[~is_known], "correct or remove them")
 
 
-def _read_optional(
-    path: Path, annotations: list[dict], ids: np.ndarray, boxes_xywh: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, list[Finding]]:
+def _fill_in(path: Path, columns: CocoColumns) -> tuple[np.ndarray, np.ndarray, list[Finding]]:
     """Areas and crowd flags, filled in where missing: width times height, and not a crowd."""
-    areas = number_column(path, "annotation", annotations, "area", missing=math.nan)
-    crowd = number_column(path, "annotation", annotations, "iscrowd", missing=math.nan)
-    findings = []
+    ids, boxes_xywh, findings = columns.ids, columns.boxes_xywh, []
+    areas, crowd = columns.areas.copy(), columns.crowd.copy()
     for key, column, value in (("area", areas, "width x height"), ("iscrowd", crowd, "0")):
         missing = ~np.isfinite(column)
         what = f'annotations without "{key}" (annotation ids)'

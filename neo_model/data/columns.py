@@ -9,6 +9,7 @@ import numpy as np
 from neo_model.utils import UserError
 
 LARGEST_INTEGER = 2**63 - 1
+LARGEST_FLOAT = int(np.finfo(np.float64).max)
 
 
 def integer_column(path: Path, what: str, entries: list[dict], key: str) -> np.ndarray:
@@ -37,7 +38,7 @@ def number_column(path: Path, what: str, entries: list[dict], key: str, *, missi
     column = _array(values)
     if column.dtype == object:
         values = [missing if value is None else value for value in values]
-        column = _array(values)
+        column = _numbers(values, _is_number)
     if column.shape != (len(entries),) or column.dtype.kind not in "iufb":
         _refuse_first(path, what, entries, values, key, _is_number, "a number")
     return column.astype(np.float64)
@@ -46,7 +47,7 @@ def number_column(path: Path, what: str, entries: list[dict], key: str, *, missi
 def box_column(path: Path, what: str, entries: list[dict], key: str) -> np.ndarray:
     """float64 [n, 4] of lists of four numbers. Arguments and errors as ``integer_column``."""
     values = _values(path, what, entries, key)
-    column = _array(values) if values else np.empty((0, 4))
+    column = _numbers(values, _is_box) if values else np.empty((0, 4))
     if column.shape != (len(entries), 4) or column.dtype.kind not in "iuf":
         _refuse_first(path, what, entries, values, key, _is_box, "a list of four numbers")
     return column.astype(np.float64)
@@ -76,8 +77,14 @@ def _array(values: list) -> np.ndarray:
         return np.array([None] * len(values), dtype=object)
 
 
+def _numbers(values: list, is_right: Callable) -> np.ndarray:
+    """Like ``_array``; whole numbers beyond 64 bits, which numpy keeps as objects, become floats."""
+    column = _array(values)
+    return np.array(values, dtype=np.float64) if column.dtype == object and all(map(is_right, values)) else column
+
+
 def _is_number(value) -> bool:
-    return isinstance(value, int | float)
+    return isinstance(value, float) or isinstance(value, int) and abs(value) <= LARGEST_FLOAT
 
 
 def _is_integer(value) -> bool:

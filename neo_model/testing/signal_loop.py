@@ -25,7 +25,7 @@ WORKERS = (0, 1, 2)
 SWEEP = ["-m", "seed=0,1"]
 SWEEP_SHARE = 0.2  # of the starts
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
-GRACE = 2.0  # seconds beside the unit of work in progress: a step, a batch of an evaluation, a checkpoint
+GRACE = 2.0  # seconds beside the unit of work in progress: a step, a checkpoint, a batch of an evaluation
 LONGEST_WAIT = 120.0
 
 
@@ -79,7 +79,7 @@ def signal_loop(folder: Path, signals: int, seed: int) -> Outcome:
                 raise RuntimeError(f"exit code {start.exit_code}:\n{start.output.read_text()}")
         else:
             run_dirs = list(folder.glob(f"sweep_{outcome.signals}/*/")) if is_sweep else [run_dir]
-            _stop(start, generator.choice(SIGNALS), run_dirs, outcome)
+            _stop(start, generator.choice(SIGNALS), run_dirs, outcome, GRACE + reference.slowest_step)
             outcome.sweeps += is_sweep and start.exit_code > 0
             continue
         if not is_sweep:
@@ -89,7 +89,7 @@ def signal_loop(folder: Path, signals: int, seed: int) -> Outcome:
     return outcome
 
 
-def _stop(start: Start, number: int, run_dirs: list[Path], outcome: Outcome) -> None:
+def _stop(start: Start, number: int, run_dirs: list[Path], outcome: Outcome, longest: float) -> None:
     """Signal a process, wait for its end, and look at what it leaves."""
     began = time.monotonic()
     start.send(number)
@@ -99,7 +99,7 @@ def _stop(start: Start, number: int, run_dirs: list[Path], outcome: Outcome) -> 
     outcome.signals += 1
     outcome.slowest = max(outcome.slowest, seconds)
     name = f"signal {outcome.signals} ({signal.Signals(number).name})"
-    if seconds > GRACE:
+    if seconds > longest:
         outcome.failures.append(f"{name}: {seconds:.1f} s until the end")
     if left := start.processes():
         outcome.failures.append(f"{name}: processes {left} are left over")

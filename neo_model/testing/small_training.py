@@ -27,7 +27,8 @@ from neo_model.config.command_line import main
 from neo_model.engine.checkpoint import read_checkpoint
 
 POLL_SECONDS = 0.002
-TIMES = {"train/images_per_second", "train/memory_gib", "val/seconds"}  # the figures that differ from run to run
+RATE, IMAGES_A_STEP = "train/images_per_second", 4
+TIMES = {RATE, "train/memory_gib", "val/seconds"}  # the figures that differ from run to run
 # Every part of training in little: a warm-up, accumulation with a rest, evaluations, pictures of them, an average.
 SETTINGS = [
     *("model=tiny", "model.encoder_dim=32", "model.decoder_dim=32", "model.num_queries=20", "model.num_denoising=10"),
@@ -193,6 +194,10 @@ class Reference:
         folder: keeps the run and the data.
         arguments: of ``train.py``, besides.
 
+    Attributes:
+        seconds: it took.
+        slowest_step: seconds of it, with what came between it and the one before: a checkpoint, an evaluation.
+
     Raises:
         RuntimeError: it did not come to its end.
     """
@@ -203,6 +208,9 @@ class Reference:
         if not start.wait(600) or start.exit_code != 0:
             raise RuntimeError(f"the training does not run:\n{start.output.read_text()}")
         self.seconds = time.monotonic() - began
+        records = map(json.loads, (run_dir / "metrics.jsonl").read_text().splitlines())
+        rates = [record[RATE] for record in records if RATE in record]
+        self.slowest_step = IMAGES_A_STEP / min(rates)
         self.digests, self.figures = digests(run_dir / "checkpoints" / "last.pt"), figures(run_dir)
         self.best = digests_of_best(run_dir)
         self.curves = curves(run_dir)

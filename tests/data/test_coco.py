@@ -3,6 +3,7 @@ import json
 import numpy as np
 import pytest
 
+from neo_model.data import coco_columns
 from neo_model.data.annotation_file import without_outlines
 from neo_model.data.coco import read_coco
 from neo_model.utils import UserError
@@ -65,6 +66,7 @@ def annotation(content, **fields):
 ERRORS = {
     "fraction_id": (lambda content: annotation(content, id=1.5), "has id 1.5"),
     "huge_id": (lambda content: annotation(content, id=2**80), "id must be an integer"),
+    "huge_box": (lambda content: annotation(content, bbox=[1, 2, 10**400, 4]), "a list of four numbers"),
     "short_box": (lambda content: annotation(content, bbox=[1, 2, 3]), "a list of four numbers"),
     "text_box": (lambda content: annotation(content, bbox=["1", 2, 3, 4]), "a list of four numbers"),
     "null_box": (lambda content: annotation(content, bbox=None), "a list of four numbers"),
@@ -106,6 +108,70 @@ def test_binary_rubbish(tmp_path):
     path.write_bytes(b"\xff\xd8\xff\xe0" + bytes(range(256)))
     with pytest.raises(UserError, match="photo.json"):
         read_coco(path)
+
+
+def value(key, **fields):
+    return lambda content: content[key][1].update(fields)
+
+
+USUAL = {
+    "as it is": lambda content: None,
+    "no area": lambda content: content["annotations"][0].pop("area"),
+    "null crowd": value("annotations", iscrowd=None),
+    "names": lambda content: (value("images", file_name="naïve/日.jpg")(content), value("categories", name="Ö")(content)),
+    "no annotations": lambda content: content["annotations"].clear(),
+    "other keys": lambda content: content.update(info={"annotations": [{"id": 1}], "text": "]}\\\""}),
+}
+UNUSUAL = {
+    "whole float": value("annotations", id=71.0),
+    "true": value("annotations", iscrowd=True),
+    "large numbers": value("annotations", bbox=[1, 2, 10**30, 3], area=10**25),
+}
+
+
+@pytest.mark.parametrize("case", [*USUAL, *UNUSUAL])
+def test_what_is_parsed_at_once_is_what_is_parsed_value_by_value(tmp_path, monkeypatch, case):
+    pytest.importorskip("msgspec")
+    content = small_instances()
+    (USUAL | UNUSUAL)[case](content)
+    path = tmp_path / "instances.json"
+    path.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+    with monkeypatch.context() as patch:
+        if case in USUAL:
+            patch.setattr(coco_columns, "content_of", None)
+        at_once = coco_columns.read_columns(path)
+    monkeypatch.setattr(coco_columns, "Decoder", None)
+    one_by_one = coco_columns.read_columns(path)
+    for name, column in vars(one_by_one).items():
+        np.testing.assert_array_equal(getattr(at_once, name), column, err_msg=name)
+        assert getattr(getattr(at_once, name), "dtype", None) == getattr(column, "dtype", None)
+
+
+BROKEN = {
+    "cut": lambda text: text[:-400],
+    "not UTF-8": lambda text: text.replace(b'"info"', b'"\xff"'),
+    "half a character": lambda text: text.replace(b'"0.jpg"', b'"\\ud800"'),
+    "no comma": lambda text: text.replace(b', "image_id"', b' "image_id"', 1),
+    "no name": lambda text: text.replace(b'"0.jpg"', b'""'),
+    "huge id": lambda text: text.replace(b'"image_id": 5', b'"image_id": 99999999999999999999', 1),
+    "text after the end": lambda text: text + b"}",
+    "nothing": lambda text: b"",
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_errors_are_the_same_with_and_without_msgspec(tmp_path, monkeypatch, case):
+    pytest.importorskip("msgspec")
+    path, said = tmp_path / "instances.json", []
+    whole = json.dumps({**small_instances(), "info": {}}).encode()
+    path.write_bytes(BROKEN[case](whole))
+    assert path.read_bytes() != whole
+    for decoder in (coco_columns.Decoder, None):
+        monkeypatch.setattr(coco_columns, "Decoder", decoder)
+        with pytest.raises(UserError) as caught:
+            read_coco(path)
+        said.append(str(caught.value))
+    assert said[0] == said[1]
 
 
 @pytest.mark.parametrize("indent", [None, 2])
