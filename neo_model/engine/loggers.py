@@ -9,6 +9,7 @@ import logging
 import os
 import secrets
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -18,6 +19,14 @@ import numpy as np
 from neo_model.engine.metrics_file import NOTHING_YET, Rewound, number_or_none
 
 log = logging.getLogger(__name__)
+
+COMPARED_FIGURES = ("val/AP", "val/AP50")
+COMPARED_KEYS = (
+    *("epochs", "seed", "model.", "optim.", "schedule.", "ema.", "data.name", "data.fit", "data.resolution."),
+    *("data.augment.", "hardware.batch_size", "hardware.accumulate", "hardware.precision"),
+)
+HISTOGRAM_EDGES = np.linspace(0, 1, 21)
+
 _report_thread_exception = threading.excepthook
 
 
@@ -47,6 +56,14 @@ class Logger:
     def images(self, step: int, tag: str, images: list[np.ndarray]) -> None:
         """Record pictures, each uint8 [H, W, 3] RGB and of any size, under one name."""
         self._guarded(self._images, step, tag, images)
+
+    def histograms(self, step: int, values: dict[str, np.ndarray]) -> None:
+        """Record how values [n] of 0 to 1 are spread, by name; names without any are left out."""
+        self._guarded(self._histograms, step, {name: found for name, found in values.items() if len(found)})
+
+    def precision_curves(self, step: int, precisions: dict[str, np.ndarray]) -> None:
+        """Record precision at recall 0, 0.01, ... 1 [101], by name."""
+        self._guarded(self._precision_curves, step, precisions)
 
     def flush(self) -> None:
         """Write out what is waiting, so that a process that is killed after a checkpoint has lost no point before it."""
@@ -79,6 +96,12 @@ class Logger:
     def _images(self, step: int, tag: str, images: list[np.ndarray]) -> None:
         raise NotImplementedError
 
+    def _histograms(self, step: int, values: dict[str, np.ndarray]) -> None:
+        raise NotImplementedError
+
+    def _precision_curves(self, step: int, precisions: dict[str, np.ndarray]) -> None:
+        raise NotImplementedError
+
     def _flush(self) -> None:
         """Nothing waits unless a logger says so."""
 
@@ -107,6 +130,14 @@ class TensorBoardLogger(Logger):
             self._scalars(record["step"], {k: v for k, v in record.items() if k != "step" and v is not None})
         if resumed is None:
             self._writer.add_text("config", f"```\n{json.dumps(config, indent=2, default=str)}\n```")
+            self._compare_by(hyperparameters(config))
+
+    def _compare_by(self, values: dict[str, bool | int | float | str]) -> None:
+        """Have the page HParams of a folder of runs show these values beside each run's AP."""
+        from torch.utils.tensorboard.summary import hparams
+
+        for summary in hparams(values, dict.fromkeys(COMPARED_FIGURES, 0.0)):
+            self._writer.file_writer.add_summary(summary)
 
     def _scalars(self, step: int, values: dict[str, float]) -> None:
         for name, value in values.items():
@@ -117,6 +148,17 @@ class TensorBoardLogger(Logger):
             self._writer.file_writer.add_summary(_image_summary(f"{tag}/{position}", image), step)
         # Someone is waiting to see them; a picture comes once an epoch.
         self._writer.flush()
+
+    def _histograms(self, step: int, values: dict[str, np.ndarray]) -> None:
+        for name, found in values.items():
+            self._writer.add_histogram(name, found, step, bins=HISTOGRAM_EDGES)
+
+    def _precision_curves(self, step: int, precisions: dict[str, np.ndarray]) -> None:
+        recall = np.linspace(1, 0, 101)  # the page wants it to fall, as thresholds rise
+        unknown = np.zeros_like(recall)  # how many detections there are at each point is not kept
+        for name, precision in precisions.items():
+            columns = [unknown] * 4 + [precision[::-1], recall]
+            self._writer.add_pr_curve_raw(name, *columns, global_step=step, num_thresholds=len(recall))
 
     def _flush(self) -> None:
         self._writer.flush()
@@ -174,8 +216,41 @@ class WandbLogger(Logger):
 
         self._run.log({tag: [wandb.Image(image, file_type="jpg") for image in images]}, step=step)
 
+    def _histograms(self, step: int, values: dict[str, np.ndarray]) -> None:
+        import wandb
+
+        edges = HISTOGRAM_EDGES
+        spread = {name: wandb.Histogram(np_histogram=np.histogram(found, edges)) for name, found in values.items()}
+        self._run.log(spread, step=step)
+
+    def _precision_curves(self, step: int, precisions: dict[str, np.ndarray]) -> None:
+        import wandb
+
+        recall, names = np.linspace(0, 1, 101).tolist(), list(precisions)
+        shown = [precisions[name].tolist() for name in names]
+        picture = wandb.plot.line_series(xs=recall, ys=shown, keys=names, title="precision over recall", xname="recall")
+        self._run.log({"val_precision": picture}, step=step)
+
     def _close(self) -> None:
         self._run.finish()
+
+
+def hyperparameters(config: dict) -> dict[str, bool | int | float | str]:
+    """What runs are compared by: the plain values of a configuration that decide what is learnt, by dotted key."""
+    flat = dict(_flat(config))
+    return {
+        key: value
+        for key, value in flat.items()
+        if key.startswith(COMPARED_KEYS) and not key.endswith("_target_") and not str(value).startswith("${")
+    }
+
+
+def _flat(node: dict, prefix: str = "") -> Iterator[tuple[str, bool | int | float | str]]:
+    for name, value in node.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{name}.")
+        elif isinstance(value, bool | int | float | str):
+            yield f"{prefix}{name}", value
 
 
 def _report_unless_from_tensorboard(arguments) -> None:

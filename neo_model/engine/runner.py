@@ -21,9 +21,9 @@ from neo_model.engine.loggers import Logger
 from neo_model.engine.metrics_file import MetricsFile, Rewound
 from neo_model.engine.progress import Interrupted, Progress, StopRequest, unless_stopped
 from neo_model.engine.run_state import restore, training_state, weights_state
+from neo_model.engine.showing import Showing
 from neo_model.engine.step_recorder import StepRecorder
 from neo_model.engine.training_loop import Learner, train_one_epoch
-from neo_model.engine.validation_pictures import detection_pictures
 from neo_model.evaluation import SUMMARY_KEYS, CocoEvaluator
 from neo_model.losses import Criterion
 from neo_model.optim import AdamW, Ema, Schedule
@@ -91,6 +91,7 @@ class Runner:
         self.progress = Progress()
         self.checkpoints = CheckpointFolder(run_dir, settings.keep)
         self.metrics_file, self.loggers = MetricsFile(run_dir), loggers
+        self.showing = Showing(self)
         self._resumed: Rewound | None = None
         self._circumstances = circumstances(data, hardware)
         self._saved_at = time.monotonic()
@@ -173,11 +174,12 @@ class Runner:
             if stop.save_asked:
                 stop.save_asked = False
                 log.info("saved %s at step %d", self.checkpoints.last, progress.step)
+        self.showing.matches()
 
     def _batches(self) -> Iterator:
         """What is left of the epoch in progress."""
         batches = self.train_loader.epoch(self.progress.epoch, start_batch=self.progress.batch)
-        return itertools.islice(batches, self.batches_per_epoch - self.progress.batch)
+        return self.showing.first_of(itertools.islice(batches, self.batches_per_epoch - self.progress.batch))
 
     def until_due(self, batches: Iterator, stop: StopRequest) -> Iterator:
         """``batches`` up to the end of the optimizer step in which a stop is asked for or a checkpoint is due."""
@@ -219,7 +221,7 @@ class Runner:
         is_better = ap > progress.best_ap
         progress.evaluations_without_gain = 0 if is_better else progress.evaluations_without_gain + 1
         self.record({f"val/{key}": metrics[key] for key in SUMMARY_KEYS} | {"val/seconds": time.monotonic() - started})
-        self._show(model)
+        self.showing.evaluation(evaluator, metrics, model, self._epochs_done())
         log.info(
             "epoch %d: AP %.4f, AP50 %.4f%s",
             progress.epoch, metrics["AP"], metrics["AP50"], " (best so far)" if is_better else "",
@@ -228,14 +230,6 @@ class Runner:
             progress.best_ap = ap
             self.checkpoints.save_best(self._weights())
         self.save()
-
-    def _show(self, model: nn.Module) -> None:
-        """Some validation images with their detections, to the loggers that show pictures."""
-        if self.loggers and self.plan.pictures:
-            dataset = self.data.val_dataset(self.settings.overfit)
-            pictures = detection_pictures(model, dataset, self.plan, self.hardware, self.classes.names)
-            for logger in self.loggers:
-                logger.images(self.progress.step, "val", pictures)
 
     def record(self, values: dict[str, float]) -> None:
         """Write figures to ``metrics.jsonl`` and the loggers."""

@@ -34,6 +34,7 @@ class StepRecorder:
             self.line.advance()
             return
         now = time.monotonic()
+        runner.showing.note_matches()
         losses = report.losses
         last_layer = sum(losses[name] for name in ("loss_vfl", "loss_bbox", "loss_giou"))
         values = {

@@ -78,6 +78,7 @@ class CocoEvaluator:
         self._known_images = set(self._image_ids.tolist())
         self._truth = _read_annotations(ground_truth["annotations"], sorted_category_ids)
         self._detections: dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
+        self._precision: np.ndarray | None = None
 
     def update(self, image_id: int, boxes_xyxy, scores, labels) -> None:
         """Add the detections of one image; an image without any is added with empty arrays.
@@ -138,7 +139,22 @@ class CocoEvaluator:
         precision, recall = self._precision_and_recall(
             truth, self._found_in(image_ids), num_images=len(image_ids), num_classes=len(self._category_ids)
         )
+        self._precision = precision
         return _summary(precision, recall) | {"per_class": self._per_class(precision, truth)}
+
+    def precision_at_iou_50(self) -> dict[str, np.ndarray]:
+        """Precision at recall 0, 0.01, ... 1 [101] of the last `compute`, by class; those without objects are left out.
+
+        Raises:
+            ValueError: nothing has been computed.
+        """
+        if self._precision is None:
+            raise ValueError("compute comes first")
+        columns = {
+            name: self._precision[IOU_50, :, k, ALL_SIZES]
+            for k, name in zip(self._class_of_label, self.class_names(), strict=True)
+        }
+        return {name: column for name, column in columns.items() if not np.isnan(column).any()}
 
     def arrays(self, *, only_seen: bool = False) -> EvaluatedArrays:
         """What `compute` compares; ``only_seen`` as there."""

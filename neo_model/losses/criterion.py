@@ -46,6 +46,19 @@ class Criterion(nn.Module):
         self.num_classes, self.matcher = num_classes, matcher
         self.vfl_weight, self.bbox_weight, self.giou_weight = vfl_weight, bbox_weight, giou_weight
         self.alpha, self.gamma = alpha, gamma
+        self._last_pairs: tuple[list[_Stage], Tensor] | None = None
+
+    def matched_ious(self) -> dict[str, Tensor]:
+        """IoU [k] of the pairs that the last forward pass matched, on its device, by layer: the suffix of its losses.
+
+        Those of denoising queries, which are not matched, are left out.
+        """
+        if self._last_pairs is None:
+            return {}
+        (matched, *_), iou_K = self._last_pairs
+        layers = matched.num_layers
+        iou_LK = iou_K[: matched.num_pairs].unflatten(0, (layers, matched.num_pairs // layers))
+        return dict(zip(matched.suffixes, iou_LK, strict=True))
 
     def forward(
         self, outputs: dict, targets: list[dict[str, Tensor]], *, num_boxes: float | None = None
@@ -85,7 +98,8 @@ class Criterion(nn.Module):
             stages.append(_denoising_stage(denoised, outputs["dn_meta"], counts, num_boxes))
         index_2K = to_device(_index(stages, logits_BMC.shape[1], max(counts)), logits_BMC.device)
 
-        vfl_M, terms_3K = self._terms(logits_BMC, boxes_BM4, labels_BT, targets_BT4, *index_2K)
+        vfl_M, terms_3K, iou_K = self._terms(logits_BMC, boxes_BM4, labels_BT, targets_BT4, *index_2K)
+        self._last_pairs = stages, iou_K
         vfl = vfl_M.split([stage.num_layers * stage.num_queries for stage in stages])
         terms = terms_3K.split([stage.num_pairs for stage in stages], dim=1)
         return {name: loss for parts in zip(stages, vfl, terms, strict=True) for name, loss in _named(*parts)}
@@ -98,8 +112,8 @@ class Criterion(nn.Module):
         targets_BT4: Tensor,
         prediction_K: Tensor,
         target_K: Tensor,
-    ) -> tuple[Tensor, Tensor]:
-        """Every query's varifocal loss as if it were background [M], and what each pair adds to the three terms [3, K].
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Every query's varifocal loss as if it were background [M], what each pair adds to the terms [3, K], IoUs [K].
 
         With q as target, binary cross-entropy is softplus(x) - q x: the first part is computed everywhere, the second
         for pairs alone.
@@ -116,7 +130,7 @@ class Criterion(nn.Module):
         vfl_K = quality**2 * -logits_BMC.flatten().index_select(0, matched_class)
         bbox_K, giou_K = (matched - wanted).abs().sum(-1), 1 - giou
         weighted = (vfl_K * self.vfl_weight, bbox_K * self.bbox_weight, giou_K * self.giou_weight)
-        return vfl_M * self.vfl_weight, torch.stack(weighted)
+        return vfl_M * self.vfl_weight, torch.stack(weighted), quality
 
 
 @dataclass(frozen=True)

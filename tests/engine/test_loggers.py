@@ -65,6 +65,21 @@ def test_tensorboard_holds_scalars_pictures_and_the_configuration(tmp_path):
     assert "config/text_summary" in events.Tags()["tensors"]
 
 
+def test_tensorboard_holds_spreads_curves_and_what_runs_are_compared_by(tmp_path):
+    logger = TensorBoardLogger()
+    logger.start(tmp_path, {"epochs": 3, "optim": {"lr": 1e-4, "_target_": "x"}, "data": {"root": "/disk", "name": "coco"}})
+    logger.histograms(2, {"matched_iou/last": np.array([0.01, 0.52, 0.53]), "matched_iou/aux_0": np.zeros(0)})
+    logger.precision_curves(2, {"val_precision/cat": np.linspace(1, 0, 101)})
+    logger.close()
+    events = read_tensorboard(tmp_path)
+    assert events.Tags()["histograms"] == ["matched_iou/last"]
+    spread = events.Histograms("matched_iou/last")[0].histogram_value
+    assert spread.num == 3 and 2.0 in spread.bucket
+    assert events.PluginTagToContent("pr_curves").keys() == {"val_precision/cat"}
+    started = events.PluginTagToContent("hparams")["_hparams_/session_start_info"]
+    assert b"optim.lr" in started and b"data.name" in started and b"/disk" not in started and b"_target_" not in started
+
+
 def test_pictures_keep_their_colors_in_tensorboard(tmp_path):
     import cv2
 

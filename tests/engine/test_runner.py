@@ -10,6 +10,7 @@ import torch
 from neo_model.data import Classes
 from neo_model.engine import EvaluationPlan, Runner, RunSettings
 from neo_model.engine.checkpoint import read_checkpoint
+from neo_model.engine.loggers import Logger
 from neo_model.engine.progress import Interrupted
 from neo_model.evaluation import SUMMARY_KEYS
 from neo_model.losses import Criterion, HungarianMatcher
@@ -176,6 +177,57 @@ def test_patience_counts_evaluations_without_a_better_ap(make_runner, scripted_a
     runner = make_runner(epochs=6, limit_batches=1, patience=patience)
     assert runner.run() == max(aps)
     assert runner.progress.epoch == epochs_trained
+
+
+class Recorder(Logger):
+    """Keeps what it is given, by kind and name, with the step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: dict[str, list[tuple]] = {}
+
+    def keep(self, kind: str, step: int, entries) -> None:
+        self.seen.setdefault(kind, []).append((step, entries))
+
+    def _start(self, *_) -> None: ...
+
+    def _scalars(self, step, values) -> None:
+        self.keep("scalars", step, values)
+
+    def _images(self, step, tag, images) -> None:
+        self.keep(tag, step, images)
+
+    def _histograms(self, step, values) -> None:
+        self.keep("histograms", step, values)
+
+    def _precision_curves(self, step, precisions) -> None:
+        self.keep("curves", step, precisions)
+
+    def _close(self) -> None: ...
+
+
+def test_loggers_are_shown_training_pictures_matches_and_classes(make_runner):
+    recorder = Recorder()
+    runner = make_runner(epochs=2, pictures=0)
+    runner.loggers.append(recorder)
+    runner.plan = EvaluationPlan(pictures=1)
+    runner.data.val_dataset = lambda overfit: []
+    runner.run()
+    seen = recorder.seen
+    assert [step for step, _ in seen["train"]] == [0, NUM_BATCHES]  # before the first step of each epoch
+    (picture,) = seen["train"][0][1]
+    image = next(iter(Batches().epoch(0)))[0][0].permute(1, 2, 0).numpy()
+    assert picture.shape == image.shape and (picture != image).any() and (picture[-1] == image[-1]).all()
+    steps, spread = zip(*seen["histograms"], strict=True)
+    assert steps == (NUM_BATCHES, 2 * NUM_BATCHES)
+    terms = [name.removeprefix("train/loss_giou") for name in seen["scalars"][0][1] if name.startswith("train/loss_giou")]
+    assert set(spread[0]) == {f"matched_iou/{name[1:] or 'last'}" for name in terms if "_dn_" not in name}
+    # One object an image, and every step is recorded.
+    assert all(len(values) == NUM_BATCHES and 0 <= values.min() <= values.max() <= 1 for values in spread[0].values())
+    (_, curves), (_, figures) = seen["curves"][-1], [entry for entry in seen["scalars"] if "val_class_AP/a" in entry[1]][-1]
+    assert set(curves) == {f"val_precision/{name}" for name in "abc"} and all(len(c) == 101 for c in curves.values())
+    means = [figures[f"val_class_AP/{name}"] for name in "abc"]
+    assert sum(means) / 3 == pytest.approx(records(runner, "val/AP")[2 * NUM_BATCHES], abs=1e-6)
 
 
 def test_an_undefined_ap_counts_as_zero_and_still_leaves_weights(make_runner, scripted_ap):

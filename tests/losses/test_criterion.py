@@ -52,6 +52,18 @@ def test_terms_of_one_matched_and_one_free_query(criterion):
     assert values == pytest.approx({"loss_vfl": vfl, "loss_bbox": 5 * 0.1, "loss_giou": 2 * (1 - 0.6)}, rel=1e-5)
 
 
+def test_the_overlap_of_each_layers_pairs_can_be_looked_at(criterion):
+    assert criterion.matched_ious() == {}
+    outputs = outputs_of(SHIFTED, AWAY, logits=LOGITS)
+    criterion(outputs | {"aux_outputs": [outputs_of(BOX, AWAY, logits=LOGITS)]}, [targets_of(BOX)])
+    ious = criterion.matched_ious()
+    assert ious.keys() == {"", "_aux_0"}
+    assert ious[""].tolist() == pytest.approx([0.6]) and ious["_aux_0"].tolist() == pytest.approx([1.0])
+    assert not ious[""].requires_grad
+    criterion(outputs, [targets_of()])
+    assert criterion.matched_ious()[""].shape == (0,)
+
+
 def test_weights_multiply_their_terms():
     weights = {"vfl_weight": 3.0, "bbox_weight": 0.5, "giou_weight": 0.0}
     outputs, targets = outputs_of(SHIFTED, AWAY, logits=LOGITS), [targets_of(BOX)]
