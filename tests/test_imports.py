@@ -29,7 +29,7 @@ MAY_IMPORT = {
 # Entry points: they read a configuration, and import what reads it inside the function that needs it.
 ENTRY_POINTS = {
     *("benchmark/memory.py", "data/audit.py", "data/prepare.py", "deploy/convert.py", "deploy/predict.py"),
-    "reports/dataset.py",
+    *("models/list.py", "reports/dataset.py"),
 }
 
 

@@ -67,6 +67,7 @@ def as_batch_norm(norm: nn.BatchNorm2d | FrozenBatchNorm2d) -> nn.BatchNorm2d:
     """A frozen norm as torch's, which its fusion reads."""
     if isinstance(norm, nn.BatchNorm2d):
         return norm
-    twin = nn.BatchNorm2d(len(norm.weight), eps=norm.eps).to(norm.weight.device, norm.weight.dtype).eval()
-    twin.load_state_dict({**norm.state_dict(), "num_batches_tracked": torch.tensor(0)})
-    return twin.requires_grad_(False)
+    twin = nn.BatchNorm2d(len(norm.weight), eps=norm.eps).eval()
+    twin.weight, twin.bias = (nn.Parameter(x, requires_grad=False) for x in (norm.weight, norm.bias))
+    twin.running_mean, twin.running_var = norm.running_mean, norm.running_var
+    return twin

@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 
 PREFIX = "hub:"
 RELEASE = "https://github.com/lyuwenyu/storage/releases/download/v0.1"
+LICENCE = "Apache-2.0"  # of all of them
 PUBLISHED = {
     "rtdetr_r18_coco": "rtdetr_r18vd_dec3_6x_coco_from_paddle.pth",
     "rtdetr_r34_coco": "rtdetr_r34vd_dec4_6x_coco_from_paddle.pth",
