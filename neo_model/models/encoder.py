@@ -151,6 +151,8 @@ class HybridEncoder(nn.Module):
 
     def _position(self, height: int, width: int, like: Tensor) -> Tensor:
         """The embedding [1, S, D] in the activation's dtype, kept by size outside the state dict."""
+        if torch.compiler.is_compiling():  # a graph that had met the dictionary empty would not do once it is filled
+            return sincos_position(height, width, self.dim).to(like.device, like.dtype)[None]
         key = (height, width, like.device, like.dtype)
         if key not in self._positions:
             with torch.inference_mode(False):  # a first call under inference_mode must not spoil later training
