@@ -1,11 +1,17 @@
 """The frozen recipes still show what the log says they showed."""
 
+import itertools
 import json
+import re
+from pathlib import Path
 
 import pytest
 
 from neo_model.config.command_line import main
-from neo_model.config.compose import compose_training
+from neo_model.config.compose import choices, compose_training
+from neo_model.config.validate import validate_training
+
+FOLDER = Path(__file__).resolve().parents[1] / "experiments"
 
 # As published: epochs, epoch that ends strong augmentation, multi-scale's last epoch (None: one size), rate of the
 # backbone relative to the other parts, and what it starts from.
@@ -44,6 +50,18 @@ def test_recipes_of_version_2_have_the_published_settings(name):
     assert (config.schedule._target_, config.schedule.warmup_steps) == ("neo_model.optim.Constant", 2000)
     assert (config.ema.decay, config.ema.ramp) == (0.9999, 2000)
     assert config.model.backbone.weights == "imagenet" or start is not None
+
+
+@pytest.mark.parametrize("name", choices("experiments"))
+def test_a_recipe_composes_and_its_header_says_how_to_run_it_and_what_to_expect(name):
+    text = (FOLDER / f"{name}.yaml").read_text()
+    head = "\n".join(itertools.takewhile(lambda line: line.startswith("#"), text.splitlines()))
+    assert f"# python train.py experiments={name}" in head
+    assert re.search(r"\d+ (s|min|h)\b", head), "no expected time"
+    assert re.search(r"\bAP(50)? \d", head), "no expected figure"
+    assert "Not run here" in head or f"`{name}`" in (FOLDER / "README.md").read_text()
+    root = ["data.root=DIR"] if "override /data: custom" in text else []
+    validate_training(compose_training([f"experiments={name}", *root]))
 
 
 @pytest.mark.slow
