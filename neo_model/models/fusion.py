@@ -7,6 +7,7 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from neo_model.models.backbones.hgnetv2 import PaddedConv
+from neo_model.models.backbones.timm_backbone import TimmBackbone
 from neo_model.models.encoder import RepVGGBlock
 from neo_model.models.layers import ConvNorm, FrozenBatchNorm2d
 
@@ -33,6 +34,8 @@ def fused(model: nn.Module, *, dtype: torch.dtype | None = None) -> nn.Module:
 
 def _fuse_children(module: nn.Module) -> None:
     for name, child in list(module.named_children()):
+        if isinstance(child, TimmBackbone):
+            continue  # its norms may hold an activation, and its names say little of the order
         if isinstance(child, RepVGGBlock):
             setattr(module, name, _one_convolution(child))
         elif isinstance(child, ConvNorm):

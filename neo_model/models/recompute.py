@@ -16,7 +16,7 @@ def run(block: nn.Module, *inputs: Tensor) -> Tensor:
         block,
         *inputs,
         use_reentrant=False,
-        preserve_rng_state=False,  # no block draws random numbers
+        preserve_rng_state=getattr(block, "draws_random_numbers", False),  # none of ours does
         context_fn=lambda: (nullcontext(), unchanged_statistics(block)),
     )
 

@@ -17,7 +17,7 @@ class RTDETR(nn.Module):
 
     Args:
         backbone: module with ``out_channels`` of its maps at strides 8, 16, 32, ``pixel_mean``, ``pixel_std``, and the
-            list ``blocks`` of what can be recomputed on its own.
+            list ``blocks`` of what can be recomputed on its own (see `neo_model.models.backbones`).
         num_classes: classes, background not counted.
         version: 1 or 2, which of the two the weights are for. Their decoders differ in names, in rounding, and in what
             ``num_points`` and ``sampling`` may be.

@@ -13,6 +13,7 @@ class AdamW:
     Args:
         lr: learning rate of everything but the backbone.
         backbone_lr_ratio: the backbone's learning rate as a share of ``lr``, so that a sweep over ``lr`` keeps it.
+        backbone_layer_decay: of the backbone's layers each learns at this share of the next one's rate; 1 for all alike.
         betas: decay of the two moments.
         weight_decay: of all parameters but norms and biases.
         clip_norm: longest gradient over all parameters; null does not clip.
@@ -23,16 +24,21 @@ class AdamW:
         *,
         lr: PositiveFloat,
         backbone_lr_ratio: PositiveFloat = 0.1,
+        backbone_layer_decay: Fraction = 1.0,
         betas: list[Fraction] | tuple[float, float] = (0.9, 0.999),
         weight_decay: NonNegativeFloat = 1e-4,
         clip_norm: PositiveFloat | None = 0.1,
     ) -> None:
-        self.lr, self.backbone_lr_ratio = lr, backbone_lr_ratio
+        self.lr, self.backbone_lr_ratio, self.backbone_layer_decay = lr, backbone_lr_ratio, backbone_layer_decay
         self.betas, self.weight_decay, self.clip_norm = tuple(betas), weight_decay, clip_norm
 
     def build(self, model: nn.Module) -> torch.optim.AdamW:
         """The optimizer of ``model``, with one fused kernel for all parameters of a group, as CPUs and GPUs have it."""
         groups = parameter_groups(
-            model, lr=self.lr, backbone_lr=self.lr * self.backbone_lr_ratio, weight_decay=self.weight_decay
+            model,
+            lr=self.lr,
+            backbone_lr=self.lr * self.backbone_lr_ratio,
+            weight_decay=self.weight_decay,
+            layer_decay=self.backbone_layer_decay,
         )
         return torch.optim.AdamW(groups, lr=self.lr, betas=self.betas, fused=True)

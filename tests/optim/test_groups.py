@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from neo_model.models import TorchvisionResNet
+from neo_model.models import HGNetV2, ResNetVD, TorchvisionResNet
 from neo_model.optim import AdamW, parameter_groups
+from neo_model.utils import UserError
 
 SETTINGS = {"lr": 1e-3, "backbone_lr": 1e-4, "weight_decay": 0.05}
 
@@ -38,6 +39,33 @@ def test_norms_and_biases_do_not_decay_and_the_backbone_has_its_own_rate(make_mo
         assert lr == (1e-4 if name.startswith("backbone.") else 1e-3), name
         assert weight_decay == (0.0 if id(parameter) in of_norms or "bias" in name else 0.05), name
     assert of_norms and len(groups) == 4
+
+
+@pytest.mark.parametrize(
+    ("build", "parts"),
+    [
+        (lambda: ResNetVD(depth=10, width=8), ["conv1", *(f"res_layers.{i}" for i in range(4))]),
+        (lambda: TorchvisionResNet(name="resnet18"), ["body.conv1", *(f"body.layer{i}" for i in (1, 2, 3, 4))]),
+        (lambda: HGNetV2(size="L"), ["stem", *(f"stages.{i}" for i in range(4))]),
+    ],
+)
+def test_layers_nearer_to_the_images_learn_more_slowly(make_model, build, parts):
+    with torch.device("meta"):
+        model = make_model(backbone=build())
+    groups = parameter_groups(model, **SETTINGS, layer_decay=0.5)
+    rates = {f"backbone.{part}.": 1e-4 * 0.5 ** (4 - i) for i, part in enumerate(parts)}
+    for name, parameter in model.named_parameters():
+        wanted = [rate for part, rate in rates.items() if name.replace("body.bn1.", "body.conv1.").startswith(part)]
+        assert setting_of(groups, parameter)[0] == (wanted[0] if wanted else 1e-3), name
+
+
+def test_a_backbone_without_layers_cannot_decay_their_rates(make_model):
+    backbone = nn.Conv2d(3, 8, 3)
+    model = make_model()
+    model.backbone = backbone
+    with pytest.raises(UserError, match="optim.backbone_layer_decay=0.5: Conv2d does not tell its layers apart"):
+        AdamW(lr=1e-3, backbone_layer_decay=0.5).build(model)
+    assert AdamW(lr=1e-3).build(model)
 
 
 def test_attention_weights_and_biases_are_told_apart(make_model):

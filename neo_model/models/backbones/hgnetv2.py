@@ -226,6 +226,11 @@ class HGNetV2(nn.Module):
         """What can be recomputed on its own."""
         return [block for stage in self.stages for block in stage.blocks]
 
+    @property
+    def layers(self) -> list[list[nn.Parameter]]:
+        """Parameters of the stem and of each stage."""
+        return [list(part.parameters()) for part in (self.stem, *self.stages)]
+
     def forward(self, images: Tensor) -> list[Tensor]:
         x, maps = self.stem(images), []
         for stage in self.stages:

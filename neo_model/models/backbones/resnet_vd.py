@@ -159,6 +159,11 @@ class ResNetVD(nn.Module):
         """What can be recomputed on its own."""
         return list(self.res_layers)
 
+    @property
+    def layers(self) -> list[list[nn.Parameter]]:
+        """Parameters of the stem and of each stage."""
+        return [list(part.parameters()) for part in (self.conv1, *self.res_layers)]
+
     def forward(self, images: Tensor) -> list[Tensor]:
         x = self.pool(self.conv1(images))
         maps = []

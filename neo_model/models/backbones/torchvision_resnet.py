@@ -65,6 +65,12 @@ class TorchvisionResNet(nn.Module):
         """What can be recomputed on its own."""
         return [self.body[f"layer{i}"] for i in (1, 2, 3, 4)]
 
+    @property
+    def layers(self) -> list[list[nn.Parameter]]:
+        """Parameters of the stem and of each stage."""
+        stem = [*self.body["conv1"].parameters(), *self.body["bn1"].parameters()]
+        return [stem, *(list(block.parameters()) for block in self.blocks)]
+
     def forward(self, images: Tensor) -> list[Tensor]:
         x, maps = images, []
         for layer in self.body.values():
