@@ -42,7 +42,8 @@ def run(arguments: argparse.Namespace) -> Report:
     batch = random_batch(
         height, width, num_images=arguments.batch, num_boxes=arguments.boxes, device=arguments.device
     )
-    with tempfile.TemporaryDirectory() as folder, StopRequest() as stop:
+    stop = StopRequest()  # nobody is asked to stop, and Ctrl-C ends the benchmark
+    with tempfile.TemporaryDirectory() as folder:
         runner = make_runner(Path(folder), arguments)
         steps = {SAFE: lambda: safe_step(runner, batch, stop), BARE: lambda: bare_step(runner, batch)}
         options = {"rounds": arguments.rounds, "warmup": arguments.warmup, "device": runner.hardware.device.type}

@@ -1,8 +1,8 @@
 """How long a training stands still for a checkpoint: model, averaged weights, AdamW's state.
 
 The checkpoint goes through the run's own folder of checkpoints, and its time is split into what torch needs to make an
-archive of it (on a GPU that includes the copies to the host), the checksum, writing, and waiting for the disk. A copy of
-all tensors in memory is the least that writing in the background would stop the training for.
+archive of it (on a GPU that includes the copies to the host), the checksum, writing, and waiting for the disk. A copy
+of all tensors in memory is the least that writing in the background would stop the training for.
 """
 
 import argparse

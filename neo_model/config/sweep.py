@@ -228,7 +228,11 @@ def _earlier(run_dir: Path, overrides: list[str]) -> tuple[Path, dict]:
 
 
 def _write(run_dir: Path, result: dict) -> None:
-    write_whole(run_dir / RESULT_FILE, json.dumps(result) + "\n")
+    """What came of a job; a disk that refuses this much will end the training with its own words."""
+    try:
+        write_whole(run_dir / RESULT_FILE, json.dumps(result) + "\n")
+    except UserError as error:
+        print(f"warning: {error}", file=sys.stderr)
 
 
 def _report(folder: Path) -> list[SweepJob]:
@@ -261,6 +265,8 @@ def _release(error: BaseException | None) -> None:
 
 
 def _exit_code(jobs: list[SweepJob]) -> int:
+    if not jobs:  # the disk took no result, as a warning has said
+        return 2
     failed = [job for job in jobs if not job.finished]
     if not failed:
         return 0

@@ -12,7 +12,6 @@ import numpy as np
 
 from neo_model.data.coco_columns import CocoColumns, read_columns
 from neo_model.data.findings import Finding, act_on, findings_of, first_of
-from neo_model.utils import UserError
 
 # Annotation tools round to a pixel or a part of it; only what reaches further outside is worth a warning.
 ROUNDING_PIXELS = 1.0

@@ -1,8 +1,8 @@
 """The columns of a COCO instances file: what is read of it, before anything is checked.
 
-A file whose every value is of the right kind is parsed straight to columns by msgspec, which builds neither a dictionary
-nor a polygon. Any other file, and any file where there is no msgspec, is parsed by Python's json, value by value: that
-tells what is wrong, and takes what is merely unusual, such as an id written 3.0.
+A file whose every value is of the right kind is parsed straight to columns by msgspec, which builds neither a
+dictionary nor a polygon. Any other file, and any file where there is no msgspec, is parsed by Python's json, value by
+value: that tells what is wrong, and takes what is merely unusual, such as an id written 3.0.
 """
 
 import math

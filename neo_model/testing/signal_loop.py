@@ -13,13 +13,14 @@ import signal
 import sys
 import tempfile
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
 from neo_model.engine.checkpoint_folder import CheckpointFolder
-from neo_model.testing.small_training import Reference, Start, figures
+from neo_model.testing.small_training import WARMUP_STEPS, Reference, Start, figures
 
 WORKERS = (0, 1, 2)
 SWEEP = ["-m", "seed=0,1"]
@@ -37,6 +38,7 @@ class Outcome:
         signals: starts that were signalled.
         saved: of them, those that were training and ended with a checkpoint.
         sweeps: of the saved, those in a sweep.
+        places: what the saved were at.
         slowest: seconds from a signal to the end of the process.
         runs: finished runs.
         failures: whatever should not have been.
@@ -45,14 +47,16 @@ class Outcome:
     signals: int = 0
     saved: int = 0
     sweeps: int = 0
+    places: Counter = field(default_factory=Counter)
     slowest: float = 0.0
     runs: int = 0
     failures: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
         text = (
-            f"{self.signals} signals: {self.saved} with a checkpoint ({self.sweeps} in sweeps), the others before the "
-            f"first step or after the last; gone after {self.slowest:.2f} s at most; {self.runs} finished runs"
+            f"{self.signals} signals: {self.saved} with a checkpoint "
+            f"({', '.join(f'{number} in {place}' for place, number in sorted(self.places.items()))}; {self.sweeps} in "
+            f"sweeps), the others before the first step or after the last; gone after {self.slowest:.2f} s at most; {self.runs} finished runs"
         )
         if self.failures:
             return text + "; ".join(["", *self.failures])
@@ -110,12 +114,21 @@ def _stop(start: Start, number: int, run_dirs: list[Path], outcome: Outcome, lon
     if start.exit_code != 128 + number or not trained:
         return
     outcome.saved += 1
+    outcome.places[_place(max(trained, key=lambda run_dir: (run_dir / "metrics.jsonl").stat().st_mtime))] += 1
     for run_dir in trained:
         steps = [record["step"] for record in figures(run_dir)]
         newest = CheckpointFolder(run_dir).newest()
         if newest.passed_over or steps and newest.content["progress"]["step"] != steps[-1]:
             saved = newest.content["progress"]["step"]
             outcome.failures.append(f"{name}: {run_dir.name} did step {steps[-1]} and saved {saved}")
+
+
+def _place(run_dir: Path) -> str:
+    """What a run was at when it was stopped; every step is one of two accumulated batches, with a save at its end."""
+    progress = CheckpointFolder(run_dir).newest().content["progress"]
+    if progress["unevaluated"]:
+        return "evaluation"
+    return "warm-up" if progress["step"] < WARMUP_STEPS else "later steps"
 
 
 def main() -> int:

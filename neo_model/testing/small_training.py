@@ -29,13 +29,14 @@ from neo_model.engine.checkpoint import read_checkpoint
 POLL_SECONDS = 0.002
 RATE, IMAGES_A_STEP = "train/images_per_second", 4
 TIMES = {RATE, "train/memory_gib", "val/seconds"}  # the figures that differ from run to run
+WARMUP_STEPS = 5
 # Every part of training in little: a warm-up, accumulation with a rest, evaluations, pictures of them, an average.
 SETTINGS = [
     *("model=tiny", "model.encoder_dim=32", "model.decoder_dim=32", "model.num_queries=20", "model.num_denoising=10"),
     *("model.backbone.width=8", "data.num_train=14", "data.num_val=4", "data/augment=rtdetr"),
     *("data.resolution.width=128", "data.resolution.height=72"),
     *("hardware=cpu", "hardware.batch_size=2", "hardware.accumulate=2", "hardware.precision=fp32"),
-    *("epochs=4", "evaluation.every=1", "evaluation.pictures=1", "log_every=1", "schedule.warmup_steps=5"),
+    *("epochs=4", "evaluation.every=1", "evaluation.pictures=1", "log_every=1", f"schedule.warmup_steps={WARMUP_STEPS}"),
     *("logger=tensorboard", "save_minutes=0"),
 ]
 

