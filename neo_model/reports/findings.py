@@ -36,9 +36,10 @@ def _costliest(rows: list[dict]) -> str | None:
     first, second = sorted(rows, key=lambda row: -row["cost"])[:2]
     if first["cost"] < WORTH_SAYING:
         return None
+    then = f" Next come {_plural(second['kind'])}, {second['cost']:.3f}." if second["cost"] >= WORTH_SAYING else ""
     return (
         f"Most AP is lost to {_plural(first['kind'])} ({first['meaning']}): without them AP50 would be "
-        f"{first['cost']:.3f} higher. Next come {_plural(second['kind'])}, {second['cost']:.3f}."
+        f"{first['cost']:.3f} higher.{then}"
     )
 
 
@@ -49,21 +50,25 @@ def _plural(kind: str) -> str:
 
 
 def _classes(rows: list[dict]) -> str | None:
-    known = [row for row in rows if row["objects"] >= ENOUGH_OBJECTS]
-    if len(known) < 2:
+    worst, best = _worst_and_best(rows)
+    if best["AP"] - worst["AP"] < WORTH_SAYING:
         return None
-    worst, best = min(known, key=lambda row: row["AP"]), max(known, key=lambda row: row["AP"])
     return (
         f"The hardest class is {worst['class']} (AP {worst['AP']:.3f}, {worst['objects']} objects), "
         f"the easiest {best['class']} (AP {best['AP']:.3f})."
     )
 
 
+def _worst_and_best(rows: list[dict]) -> tuple[dict, dict]:
+    """By AP, of the rows that have enough objects; twice nothing where none has."""
+    known = [row for row in rows if row["objects"] >= ENOUGH_OBJECTS] or [{"AP": 0.0}]
+    return min(known, key=lambda row: row["AP"]), max(known, key=lambda row: row["AP"])
+
+
 def _sizes(rows: list[dict]) -> str | None:
-    known = [row for row in rows if row["objects"] >= ENOUGH_OBJECTS]
-    if len(known) < 2:
+    worst, best = _worst_and_best(rows)
+    if best["AP"] - worst["AP"] < WORTH_SAYING:
         return None
-    worst, best = min(known, key=lambda row: row["AP"]), max(known, key=lambda row: row["AP"])
     return f"Objects of {worst['label']} pixels have AP {worst['AP']:.3f}, those of {best['label']} pixels {best['AP']:.3f}."
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from neo_model.evaluation import CocoEvaluator
 from neo_model.evaluation.error_types import KINDS
+from neo_model.reports import findings
 from neo_model.reports.evaluation import EvaluatedImages, analyse, write_evaluation_report
 from tests.reports.browser import CHROMIUM, ask
 
@@ -87,6 +88,17 @@ def test_the_page_holds_the_figures_and_no_name_breaks_out_of_it(written):
     for kind, entry in zip(KINDS, content["errors"], strict=True):
         assert entry["count"] == sum(row[kind] for row in rows.values())
     assert {image["id"] for image in content["images"]} <= set(range(10, 10 + NUM_IMAGES))
+
+
+def test_what_is_said_first_is_what_is_worth_saying():
+    rows = [{"class": name, "objects": 20, "AP": ap, "label": name} for name, ap in (("cat", 0.5), ("dog", 0.2))]
+    assert findings._classes(rows) == "The hardest class is dog (AP 0.200, 20 objects), the easiest cat (AP 0.500)."
+    few = [row | {"objects": 3} for row in rows]
+    assert findings._classes(few) is findings._sizes(few) is None
+    assert findings._sizes([row | {"AP": 0.0} for row in rows]) is None
+    errors = [{"kind": kind, "cost": cost, "meaning": "..."} for kind, cost in (("missed", 0.3), ("both", 0.0))]
+    assert findings._costliest(errors).endswith("without them AP50 would be 0.300 higher.")
+    assert findings._costliest(errors[1:] * 2) is None
 
 
 def test_a_comparison_tells_the_difference_by_class_and_by_image(written):

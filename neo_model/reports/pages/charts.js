@@ -33,7 +33,7 @@ const tipped = text => ({onmousemove: event => showTip(event, typeof text === "f
 
 // A frame with axes. x and y: {name, low, high, ticks, format}; returns the picture and both scales.
 function frame(x, y, {width = 560, height = 330, left = 56, below = 44} = {}) {
-  const right = width - 14, top = 12, bottom = height - below;
+  const right = width - 14, top = 20, bottom = height - below;
   const toX = value => left + (value - x.low) / (x.high - x.low) * (right - left);
   const toY = value => bottom - (value - y.low) / (y.high - y.low) * (bottom - top);
   const picture = shape("svg", {viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `${y.name} over ${x.name}`});
