@@ -13,7 +13,7 @@ class AdamW:
     Args:
         lr: learning rate of everything but the backbone.
         backbone_lr_ratio: the backbone's learning rate as a share of ``lr``, so that a sweep over ``lr`` keeps it.
-        backbone_layer_decay: of the backbone's layers each learns at this share of the next one's rate; 1 for all alike.
+        backbone_layer_decay: of the backbone's layers each learns at this share of the next one's rate.
         betas: decay of the two moments.
         weight_decay: of all parameters but norms and biases.
         clip_norm: longest gradient over all parameters; null does not clip.

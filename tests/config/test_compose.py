@@ -25,7 +25,8 @@ def test_coco_on_an_rtx3090_is_the_published_recipe():
     assert config.model.backbone.depth == 50
     assert config.model.num_decoder_layers == 6
     assert config.model.encoder_expansion == 1.0
-    optim = {"lr": 1e-4, "backbone_lr_ratio": 0.1, "betas": [0.9, 0.999], "weight_decay": 1e-4, "clip_norm": 0.1}
+    optim = {"lr": 1e-4, "backbone_lr_ratio": 0.1, "backbone_layer_decay": 1.0, "betas": [0.9, 0.999]}
+    optim |= {"weight_decay": 1e-4, "clip_norm": 0.1}
     assert OmegaConf.to_container(config.optim) == {"_target_": "neo_model.optim.AdamW", **optim}
     assert config.schedule.milestones == [40, 55]
     assert (config.schedule.gamma, config.schedule.warmup_epochs) == (0.1, 5)
@@ -102,17 +103,19 @@ def test_settings_of_this_machine_win_over_the_choices_and_lose_to_the_command_l
     assert (config.hardware.workers, config.hardware.prefetch) == (3, 1)
 
 
+NEEDED = {("data", "custom"): ["data.root=/disk/mine"], ("model/backbone", "timm"): ["model.backbone.name=dla34"]}
+
+
 def test_every_choice_composes_and_fits_the_code():
     for group in group_names():
         if group == "experiments":
             continue
         for choice in choices(group):
-            root = ["data.root=/disk/mine"] if (group, choice) == ("data", "custom") else []
             if group == "hparams_search" and find_spec("optuna") is None:
                 with pytest.raises(UserError, match=r"hydra/sweeper=optuna: needs the extra \[optuna\]; pip install"):
                     compose_training([f"{group}={choice}"])
             else:
-                validate_training(compose_training([f"{group}={choice}", *root]))
+                validate_training(compose_training([f"{group}={choice}", *NEEDED.get((group, choice), [])]))
 
 
 def test_resolutions_are_listed_by_size():

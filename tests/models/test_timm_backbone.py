@@ -1,4 +1,4 @@
-"""Any timm model as a backbone: its maps, sizes that 32 does not divide, frozen stages, weights, and what is refused."""
+"""Any timm model as a backbone: maps, sizes that 32 does not divide, frozen stages, weights, and what is refused."""
 
 import copy
 import math
@@ -30,7 +30,8 @@ def test_a_detector_trains_and_predicts_at_a_size_that_32_does_not_divide(make_m
     backbone = TimmBackbone(name=name)
     images = torch.rand(2, 3, *SIZE_HW)
     maps = backbone.eval()(images)
-    assert [tuple(x.shape[2:]) for x in maps] == [tuple(math.ceil(s / stride) for s in SIZE_HW) for stride in (8, 16, 32)]
+    expected = [tuple(math.ceil(side / stride) for side in SIZE_HW) for stride in (8, 16, 32)]
+    assert [tuple(x.shape[2:]) for x in maps] == expected
     assert [x.shape[1] for x in maps] == backbone.out_channels
     model = make_model(backbone=backbone)
     warm(model)
@@ -106,6 +107,7 @@ def test_without_timm_the_line_says_how_to_get_it(monkeypatch):
 
 def test_the_configuration_takes_any_name_and_needs_one():
     chosen = ["model=rtdetrv2_r18", "model/backbone=timm"]
-    validate_training(compose_training([*chosen, "model.backbone.name=convnext_tiny", "optim.backbone_layer_decay=0.8"]))
+    given = ["model.backbone.name=convnext_tiny", "optim.backbone_layer_decay=0.8"]
+    validate_training(compose_training([*chosen, *given]))
     with pytest.raises(UserError, match="model.backbone.name: is not given"):
         validate_training(compose_training(chosen))

@@ -31,8 +31,8 @@ class Intermediates(nn.Module):
 class TimmBackbone(nn.Module):
     """A timm feature pyramid, [B, 3, H, W] -> three maps at strides 8, 16 and 32 (sizes round up).
 
-    Images are padded to sides that 32 divides, with the mean colour, and the maps cut back: timm's models differ in what
-    they do with a last odd line.
+    Images are padded to sides that 32 divides, with the mean colour, and the maps cut back: timm's models differ in
+    what they do with a last odd line.
 
     Args:
         name: timm's name of the model.
