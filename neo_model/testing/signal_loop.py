@@ -72,17 +72,18 @@ def signal_loop(folder: Path, signals: int, seed: int) -> Outcome:
         seed: of the moments and numbers of workers.
     """
     generator, outcome, reference = random.Random(seed), Outcome(), Reference(folder)
-    run_dir = folder / "run"
+    run_dir, starts = folder / "run", 0
     while (outcome.signals < signals or run_dir.exists()) and not outcome.failures:
+        starts += 1
         is_sweep = outcome.signals < signals and generator.random() < SWEEP_SHARE
-        arguments = [*SWEEP, f"hydra.sweep.dir={folder / f'sweep_{outcome.signals}'}"] if is_sweep else []
+        arguments = [*SWEEP, f"hydra.sweep.dir={folder / f'sweep_{starts}'}"] if is_sweep else []
         start = Start(folder, run_dir, workers=generator.choice(WORKERS), arguments=arguments)
         moment = generator.uniform(0.0, reference.seconds)
         if outcome.signals >= signals or start.wait(moment):
             if not start.wait(LONGEST_WAIT) or start.exit_code != 0:
                 raise RuntimeError(f"exit code {start.exit_code}:\n{start.output.read_text()}")
         else:
-            run_dirs = list(folder.glob(f"sweep_{outcome.signals}/*/")) if is_sweep else [run_dir]
+            run_dirs = list(folder.glob(f"sweep_{starts}/*/")) if is_sweep else [run_dir]
             _stop(start, generator.choice(SIGNALS), run_dirs, outcome, GRACE + reference.slowest_step)
             outcome.sweeps += is_sweep and start.exit_code > 0
             continue
