@@ -32,6 +32,8 @@ class RTDETR(nn.Module):
         num_denoising, label_noise_ratio, box_noise_scale: denoising queries in training; 0 queries turns them off.
     """
 
+    decoder_class: type[Decoder] = Decoder  # for a subclass with a decoder of its own
+
     def __init__(
         self,
         *,
@@ -71,7 +73,7 @@ class RTDETR(nn.Module):
             num_heads=num_heads,
             num_layers=num_encoder_layers,
         )
-        self.decoder = Decoder(
+        self.decoder = self.decoder_class(
             in_channels=[encoder_dim] * len(backbone.out_channels),
             num_classes=num_classes,
             version=version,
