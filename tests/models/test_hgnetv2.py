@@ -65,7 +65,7 @@ def test_recomputed_blocks_have_the_same_gradients():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("size", "theirs"), [("L", "hgnetv2_b4"), ("X", "hgnetv2_b5"), ("H", "hgnetv2_b6")])
+@pytest.mark.parametrize(("size", "theirs"), [("L", "hgnetv2_b4"), ("X", "hgnetv2_b5")])
 def test_maps_are_those_of_timm(size, theirs):
     timm = pytest.importorskip("timm")
     ours = with_statistics(HGNetV2(size=size))
