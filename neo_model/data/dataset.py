@@ -151,7 +151,8 @@ class DetectionDataset(Dataset):
         if self._cache is None:
             part = self.augment.smallest_part(request.strong)
             whole = FITS[self.fit](source_wh, (request.width, request.height)).target
-            return load_image(path, source_wh, reduction=reduction_for(source_wh, (whole.width / part, whole.height / part)))
+            needed_wh = whole.width / part, whole.height / part
+            return load_image(path, source_wh, reduction=reduction_for(source_wh, needed_wh))
         image = self._cache.get(request.index)
         if image is None:
             size_wh = self._cache.size_wh(request.index)

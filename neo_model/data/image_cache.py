@@ -118,7 +118,8 @@ def open_cache(kind: CacheKind, *, files: list[Path], source_sizes_wh: np.ndarra
 def _in_memory(size: int, num_images: int) -> mmap.mmap:
     available = available_memory()
     if available is not None and size > LARGEST_PART_OF_RAM * available:
-        raise _too_large("ram", size, num_images, f"{_gigabytes(available)} of memory are free, which training needs too")
+        cause = f"{_gigabytes(available)} of memory are free, which training needs too"
+        raise _too_large("ram", size, num_images, cause)
     try:
         return mmap.mmap(-1, size)
     except OSError as error:
@@ -173,7 +174,8 @@ def _state(file: Path) -> tuple[int, int]:
 def _too_large(kind: str, size: int, num_images: int, cause: str) -> UserError:
     other = "data.cache=disk" if kind == "ram" else "NEO_MODEL_CACHE=DIR on another disk"
     needed = f"{num_images} decoded images take {_gigabytes(size)}"
-    return UserError(f"data.cache={kind}", f"{needed}; {cause}", f"use {other} or a smaller data.resolution, or leave it out")
+    remedy = f"use {other} or a smaller data.resolution, or leave it out"
+    return UserError(f"data.cache={kind}", f"{needed}; {cause}", remedy)
 
 
 def _gigabytes(size: int) -> str:

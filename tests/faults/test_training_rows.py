@@ -44,8 +44,8 @@ def test_row_34_a_killed_worker_ends_the_run_with_its_checkpoint(command, tiny, 
 
 
 def test_row_34_a_hanging_worker_is_given_up_and_its_files_named(make_data, monkeypatch):
-    def hang(path, size_wh):
-        return time.sleep(1000) if path.name == "3.jpg" else load_image(path, size_wh)
+    def hang(path, size_wh, **options):
+        return time.sleep(1000) if path.name == "3.jpg" else load_image(path, size_wh, **options)
 
     monkeypatch.setattr("neo_model.data.dataset.load_image", hang)
     monkeypatch.setattr(workers, "LONGEST_WAIT", 1.0)
@@ -61,10 +61,10 @@ def test_row_34_a_hanging_worker_is_given_up_and_its_files_named(make_data, monk
 def test_row_34_a_hanging_thread_is_given_up_and_its_files_named(make_data, monkeypatch):
     released = threading.Event()
 
-    def hang(path, size_wh):
+    def hang(path, size_wh, **options):
         if path.name == "3.jpg":
             released.wait(60)
-        return load_image(path, size_wh)
+        return load_image(path, size_wh, **options)
 
     monkeypatch.setattr("neo_model.data.dataset.load_image", hang)
     monkeypatch.setattr(workers, "LONGEST_WAIT", 0.2)
@@ -83,7 +83,7 @@ def test_row_34_a_hanging_thread_is_given_up_and_its_files_named(make_data, monk
 
 @pytest.mark.parametrize("number", [0, 1])
 def test_row_34_an_error_of_ours_names_the_file_and_keeps_its_traceback(make_data, monkeypatch, number):
-    def fail(path, size_wh):
+    def fail(path, size_wh, **options):
         raise ZeroDivisionError("of ours")
 
     monkeypatch.setattr("neo_model.data.dataset.load_image", fail)
