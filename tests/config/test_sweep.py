@@ -91,6 +91,7 @@ def test_skip_existing_runs_what_failed_or_never_ran(command, short, monkeypatch
     assert sorted(result["AP"] for result in results(Path("sweep"))) == [0.0, 0.1, 0.2, 0.3]
 
 
+@pytest.mark.slow
 def test_an_interrupted_job_goes_on_where_it_stopped(command, short, monkeypatch):
     place = [*short, "data/resolution=480x270", "hydra.sweep.dir=sweep", "epochs=2", "seed=1,2"]
     trained = Runner._train_epoch
