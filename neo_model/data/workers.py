@@ -195,7 +195,7 @@ class _Processes:
                     self._order.due.popleft()
                     yield packed
                     del packed
-        except Exception:
+        except Exception:  # whatever it is, it goes on below; an iteration that is given up is none
             # The error's traceback keeps the iterator, which would end its workers when nobody refers to it.
             iterator._shutdown_workers()
             self._loader._iterator = None

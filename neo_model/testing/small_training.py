@@ -120,7 +120,7 @@ def _train(arguments: list[str], output: Path) -> int:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         return main("train", arguments)
-    except Exception:
+    except Exception:  # a forked process must not go on in its parent's frames: all that is left is to tell
         traceback.print_exc()
         return 1
     finally:
