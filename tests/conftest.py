@@ -26,6 +26,11 @@ SMALL = {
 }
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest tests, those with a limit of their own, come first: or one process would end long after the others."""
+    items.sort(key=lambda item: item.get_closest_marker("timeout") is None)
+
+
 @pytest.fixture
 def make_model():
     """Builds a small `RTDETR` with the same weights each time; keywords replace its arguments or the backbone's."""

@@ -68,7 +68,6 @@ def interleaved(
         foreign_seconds: CPU time that other processes have used until now, None where that is not known; by default
             as the kernel counts it.
     """
-    foreign_seconds = foreign_seconds or seconds_of_other_processes
     wait = torch.cuda.synchronize if torch.device(device).type == "cuda" else _do_nothing
     calls = {name: _warm_up(call, warmup, wait) for name, call in candidates.items()}
     samples: dict[str, list[float]] = {name: [] for name in candidates}
@@ -84,14 +83,14 @@ def interleaved(
 
 
 def undisturbed(
-    call: Callable[[], Result], foreign_seconds: Callable[[], float | None]
+    call: Callable[[], Result], foreign_seconds: Callable[[], float | None] | None = None
 ) -> tuple[Result, int, bool]:
-    """Call until other processes leave it alone, or often enough.
+    """Call until other processes leave it alone, or often enough; ``foreign_seconds`` as for `interleaved`.
 
     Returns:
         the result of the least disturbed call, how many were thrown away, and whether all were disturbed.
     """
-    attempts = []
+    foreign_seconds, attempts = foreign_seconds or seconds_of_other_processes, []
     while len(attempts) <= MOST_RETAKES:
         before, start = foreign_seconds(), time.perf_counter()
         result = call()

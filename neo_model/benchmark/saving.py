@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from neo_model.benchmark.measure import Timing, seconds_of_other_processes, undisturbed
+from neo_model.benchmark.measure import Timing, undisturbed
 from neo_model.benchmark.step_parts import watched
 from neo_model.benchmark.table import Report, Row, Table
 from neo_model.benchmark.training import our_learner
@@ -47,7 +47,7 @@ def run(arguments: argparse.Namespace) -> Report:
             saving = Saving(learner, Path(folder))
             for _ in range(arguments.warmup):
                 saving.save()
-            samples = [undisturbed(saving.save, seconds_of_other_processes) for _ in range(arguments.rounds)]
+            samples = [undisturbed(saving.save) for _ in range(arguments.rounds)]
             mebibytes = saving.checkpoints.last.stat().st_size / 2**20
         parts, retakes, disturbed = zip(*samples, strict=True)
         rows = [

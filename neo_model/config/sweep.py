@@ -94,10 +94,11 @@ def run_sweep(overrides: list[str], config_dir: str | None) -> int:
     arguments = ["--multirun", *(["--config-dir", config_dir] if config_dir else []), *kept, *own]
     set_environment()
     os.environ.setdefault("SQLALCHEMY_SILENCE_UBER_WARNING", "1")  # on its way to 2.0, which is Optuna's business
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # or Hydra prints what went wrong and exits
     remember_devices()
     before, sys.argv = sys.argv, [sys.argv[0], *arguments]
     try:
-        with zipping(list(composed.sweep.zip)):
+        with zipping(list(composed.sweep.zip)), _telling_of_refusals_in(folder):
             hydra.main(version_base=VERSION_BASE, config_path=str(CONF), config_name="train")(run_job)()
     finally:
         sys.argv = before
@@ -243,6 +244,18 @@ def _report(folder: Path) -> list[SweepJob]:
     except UserError as error:
         print(f"warning: {error}", file=sys.stderr)
         return []
+
+
+@contextmanager
+def _telling_of_refusals_in(folder: Path) -> Iterator[None]:
+    """Turn a disk's refusal of a folder or file that Hydra makes for its jobs into a ``UserError``."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None or not Path(error.filename).absolute().is_relative_to(folder.absolute()):
+            raise
+        with telling_of_refusal(error.filename):
+            raise
 
 
 @contextmanager

@@ -116,13 +116,13 @@ def _model_of(ckpt: str, name: str | None) -> tuple[nn.Module, list[str], tuple[
         return trained.model, trained.class_names, trained.size_wh
     from neo_model.config.build import build_model
 
-    state, _, names = read_weights(ckpt)
-    bias = state.get("decoder.enc_score_head.bias")
+    file = read_weights(ckpt)
+    bias = file.state.get("decoder.enc_score_head.bias")
     if bias is None:
         raise UserError(f"ckpt={ckpt}", "holds no RT-DETR", "give an official, a Hugging Face or one of our own files")
     model = build_model(name, num_classes=len(bias))
     load_weights(model, ckpt)
-    return model, names_of_classes(state, names) or [f"LABEL_{i}" for i in range(len(bias))], PUBLISHED_SIZE_WH
+    return model, names_of_classes(file.state, file.class_names) or [f"LABEL_{i}" for i in range(len(bias))], PUBLISHED_SIZE_WH
 
 
 def convert(*, ckpt: str, to: Literal["huggingface", "official"], out: str, model: str | None = None) -> None:

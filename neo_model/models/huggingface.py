@@ -154,6 +154,15 @@ def _load(file: Path) -> dict[str, Tensor]:
         raise UserError(str(file), f"is damaged or no safetensors file ({error})", "download it again") from error
 
 
+def sampling_of(path: str | Path) -> str | None:
+    """How the model of a folder, or of a file with its ``config.json`` beside it, reads a map; None without one."""
+    path = Path(path)
+    config = (path if path.is_dir() else path.parent) / CONFIG
+    if not config.is_file():
+        return None
+    return "discrete" if _json(config).get("decoder_method") == "discrete" else "bilinear"
+
+
 def _class_names(config: Path) -> list[str] | None:
     if not config.is_file():
         return None

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from neo_model.models.class_heads import CLASS_KEYS, COCO_NAMES, same_classes, with_rows_of
+from neo_model.models.deformable import DeformableAttention
 from neo_model.models.hub import local_path
-from neo_model.models.huggingface import is_safetensors, is_theirs, read_safetensors, to_ours
+from neo_model.models.huggingface import is_safetensors, is_theirs, read_safetensors, sampling_of, to_ours
 from neo_model.utils import UserError
 from neo_model.utils.sealed_file import check_seal
 from neo_model.utils.untrusted import refuse_bomb
@@ -95,40 +96,71 @@ def load_weights(
         UserError: the file is missing, is no weight file, or belongs to another model.
     """
     path = local_path(path)
-    state, classes, file_names = read_weights(path)
+    file = read_weights(path)
     wanted = model.state_dict()
     own_name = {canonical_name(name): name for name in wanted}
-    state = {own_name.get(name, name): value for name, value in state.items()}
+    state = {own_name.get(name, name): value for name, value in file.state.items()}
     _refuse_another_models(path, state, wanted)
     reheaded = [k for k in wanted if rehead and CLASS_KEYS.match(k)]
     if not rehead:
         _refuse_other_classes(path, state, wanted)
     loaded = {k: v for k, v in state.items() if k in wanted and k not in reheaded}
-    rows = same_classes(names_of_classes(state, file_names), class_names) if rehead else {}
+    rows = same_classes(names_of_classes(state, file.class_names), class_names) if rehead else {}
     by_name = {k: with_rows_of(wanted[k], state[k], rows) for k in reheaded if k in state and rows}
     report = LoadReport(
         loaded=list(loaded),
         reheaded=reheaded,
         fresh=[k for k in wanted if k not in state and not k.endswith("num_batches_tracked")],
         ignored=[k for k in state if k not in wanted],
-        classes=classes,
+        classes=file.classes,
         classes_by_name=[class_names[i] for i in rows],
         fresh_classes=[name for i, name in enumerate(class_names) if rehead and i not in rows],
     )
     model.load_state_dict(loaded | by_name, strict=False)
     log.info("%s: %s", path, report)
+    _say_another_sampling(path, file.sampling, model)
     return report
 
 
-def read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict | None, list[str] | None]:
-    """A file's tensors under our names, its ``classes`` if it is one of ours, and the names of its classes if known."""
+@dataclass(frozen=True)
+class WeightFile:
+    """What a weight file holds.
+
+    Attributes:
+        state: its tensors under our names.
+        classes: ``names`` and ``category_ids`` of the classes, of one of ours.
+        class_names: of its classes, if it says them.
+        sampling: how its model reads a map, ``bilinear`` or ``discrete``, if it says that.
+    """
+
+    state: dict[str, Tensor]
+    classes: dict | None
+    class_names: list[str] | None
+    sampling: str | None
+
+
+def read_weights(path: str | Path) -> WeightFile:
+    """The content of a file or folder in any of the forms that `load_weights` reads."""
     if is_safetensors(path):
         state, names = read_safetensors(path)
-        return _canonical(state), None, names
+        return WeightFile(_canonical(state), None, names, sampling_of(path))
     content = read_tensors(path)
-    state, classes = unwrap(content), content.get("classes")
-    names = classes.get("names") if isinstance(classes, dict) else None
-    return _canonical(state), classes, names
+    classes = _dict_in(content, "classes") or None
+    model = _dict_in(_dict_in(content, "config"), "model")
+    return WeightFile(_canonical(unwrap(content)), classes, (classes or {}).get("names"), model.get("sampling"))
+
+
+def _dict_in(content: dict, key: str) -> dict:
+    value = content.get(key)
+    return value if isinstance(value, dict) else {}
+
+
+def _say_another_sampling(path: str | Path, trained: str | None, model: nn.Module) -> None:
+    """Warn where the same weights mean something else: no tensor's name or shape tells the ways of sampling apart."""
+    ours = {module.sampling for module in model.modules() if isinstance(module, DeformableAttention)}
+    if trained is not None and ours and ours != {trained}:
+        advice = f"model.sampling={trained} predicts as it did"
+        log.warning("%s: was trained with %s sampling, this model has %s; %s", path, trained, *ours, advice)
 
 
 def _canonical(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -54,6 +54,12 @@ def one_thread():
     torch.set_num_threads(before)
 
 
+@pytest.fixture(autouse=True)
+def few_latency_samples(monkeypatch):
+    """A sweep's jobs are timed for two seconds each, which says nothing here."""
+    monkeypatch.setattr("neo_model.engine.latency.BUDGET_SECONDS", 0)
+
+
 @pytest.fixture(scope="package")
 def trained(tmp_path_factory, tiny) -> Path:
     """A run that has learnt two pictures well enough for its AP to say something."""

@@ -99,7 +99,9 @@ def test_a_run_stopped_in_mid_epoch_goes_on_at_the_next_batch(command, steps, st
     assert losses(straight) == losses("parts")
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)]
+)
 def test_a_signal_ends_train_py_with_a_checkpoint(tmp_path, steps, number, code):
     longer = ["epochs=1000", "evaluation.every=1000", "hardware.workers=1", "hydra.run.dir=run"]
     process = subprocess.Popen(

@@ -28,6 +28,7 @@ def records(run_dir: Path) -> list[dict]:
     return [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_train_py_from_another_folder_leaves_a_whole_run(tmp_path, tiny):
     arguments = [*tiny, "limit_batches=1", "logger=tensorboard"]
     ended = subprocess.run(

@@ -7,10 +7,12 @@ import subprocess
 import sys
 
 import numpy as np
+import pytest
 import torch
 
-from neo_model.engine.loggers import TensorBoardLogger
+from neo_model.engine.loggers import TensorBoardLogger, WandbLogger
 from neo_model.engine.metrics_file import MetricsFile
+from tests.wandb_file import read_wandb
 
 CONFIG = {"model": {"depth": 18}, "sizes": [480, 270], "nothing": None}
 
@@ -90,6 +92,37 @@ def test_pictures_keep_their_colors_in_tensorboard(tmp_path):
     encoded = np.frombuffer(read_tensorboard(tmp_path).Images("val/pictures/0")[0].encoded_image_string, np.uint8)
     blue, green, red = cv2.imdecode(encoded, cv2.IMREAD_COLOR)[18, 32].tolist()
     assert red > 240 and max(green, blue) < 30
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_wandb_offline_holds_the_same(tmp_path, monkeypatch):
+    for name in ("WANDB_CONFIG_DIR", "WANDB_CACHE_DIR", "WANDB_DATA_DIR"):
+        monkeypatch.setenv(name, str(tmp_path / "home"))
+    logger = WandbLogger(project="neo_model", mode="offline")
+    logger.start(tmp_path, {"epochs": 3, "optim": {"lr": 1e-4}})
+    for step in range(1, 301):  # enough of them to fill several blocks of the file
+        logger.scalars(step, step / 100, {"train/loss": 300 - step, "train/lr": 1e-4})
+    logger.images(301, "train/pictures", [np.full((36, 64, 3), (255, 0, 0), np.uint8)] * 2)
+    logger.histograms(302, {"matched_iou/last": np.array([0.01, 0.52, 0.53])})
+    logger.precision_curves(303, {"cat": np.linspace(1, 0, 101)})
+    logger.close()
+    (path,) = tmp_path.glob("wandb/offline-run-*/run-*.wandb")
+    history, settings = [], {}
+    for record in read_wandb(path):
+        settings |= {item.key: json.loads(item.value_json) for item in record.run.config.update}
+        if record.WhichOneof("record_type") == "history":
+            items = record.history.item
+            history.append({".".join(item.nested_key) or item.key: json.loads(item.value_json) for item in items})
+    assert (settings["epochs"], settings["optim"]) == (3, {"lr": 1e-4})
+    losses = [(row["_step"], row["epoch"], row["train/loss"]) for row in history if "train/loss" in row]
+    assert losses == [(step, step / 100, 300 - step) for step in range(1, 301)]
+    shown = {name: (row["_step"], value) for row in history for name, value in row.items()}
+    assert shown["train/pictures.count"] == (301, 2)
+    assert (shown["train/pictures.width"], shown["train/pictures.height"]) == ((301, 64), (301, 36))
+    assert all((path.parent / "files" / name).is_file() for name in shown["train/pictures.filenames"][1])
+    assert shown["matched_iou/last.values"] == (302, [1] + [0] * 9 + [2] + [0] * 9)
+    table = json.loads((path.parent / "files" / shown["val_precision_table.path"][1]).read_text())
+    assert len(table["data"]) == 101 and table["data"][50][1:] == ["cat", 0.5]
 
 
 def test_no_logger_no_slow_import():

@@ -85,7 +85,7 @@ def test_the_last_step_of_an_epoch_takes_the_batches_that_are_left(make_hardware
 def test_training_on_a_batch_lowers_its_loss(make_hardware, make_learner, make_batches):
     hardware = make_hardware()
     learner = make_learner(hardware, num_denoising=0)
-    reports = train(learner, make_batches([2, 3], 2) * 80, hardware)
+    reports = train(learner, make_batches([2, 3], 2) * 40, hardware)
     totals = [sum(report.losses.values()) for report in reports]
     assert sum(totals[-5:]) / 5 < 0.8 * totals[0]
     assert learner.model.training
@@ -135,13 +135,13 @@ def test_a_scale_that_overflows_the_gradients_comes_down_until_steps_are_taken(
     make_hardware, make_learner, make_batches
 ):
     hardware, progress = make_hardware(precision="fp16"), Progress()
-    learner = make_learner(hardware, scale=2.0**30)
-    reports = train(learner, make_batches([2, 3], 2) * 24, hardware, progress)
+    learner = make_learner(hardware, scale=2.0**18)
+    reports = train(learner, make_batches([2, 3], 2) * 10, hardware, progress)
     taken = [math.isfinite(report.gradient_norm) for report in reports]
     assert not taken[0] and taken[-1]
     assert progress.step == sum(taken) and learner.scheduler.last_epoch == progress.step
     assert int(learner.ema.n_averaged) - 1 == progress.step
-    assert learner.scaler.get_scale() < 2.0**30
+    assert learner.scaler.get_scale() < 2.0**18
     assert all(value.isfinite().all() for value in weights(learner).values())
 
 

@@ -1,6 +1,7 @@
 """Faults of checkpoints and of their disk, by their number in the table of the README."""
 
 import errno
+import io
 import json
 import shutil
 import subprocess
@@ -134,6 +135,24 @@ def test_row_32_a_sweep_whose_results_cannot_be_written_says_so(command, steps, 
     assert "sweep/0/result.json: cannot be written (No space left on device); make room" in outcome.err
 
 
+@pytest.mark.parametrize("name", ["1_seed-2", "multirun.yaml"])
+def test_row_32_a_disk_that_takes_nothing_of_hydras_ends_the_sweep_in_a_line(command, steps, monkeypatch, name):
+    make_folder, open_file = Path.mkdir, io.open
+
+    def full(path):
+        if Path(path).name == name:
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr("neo_model.config.jobs.train_job", lambda *arguments, **keywords: 0.25)
+    monkeypatch.setattr(Path, "mkdir", lambda path, *args, **kwargs: full(path) or make_folder(path, *args, **kwargs))
+    monkeypatch.setattr(io, "open", lambda path, *args, **kwargs: full(path) or open_file(path, *args, **kwargs))
+    outcome = command("train", "-m", "seed=1,2", *steps, "epochs=1", "hydra.sweep.dir=sweep")
+    assert outcome.code == 2 and "Traceback" not in outcome.err
+    said = f"sweep/{name}: cannot be written (No space left on device); make room, or choose another folder"
+    assert outcome.err.splitlines()[-1].endswith(said)
+    assert [path.parent.name for path in Path("sweep").glob("*/result.json")] == ["0_seed-1"] * (name == "1_seed-2")
+
+
 @pytest.mark.slow
 def test_row_32_whatever_operation_fails_a_run_ends_as_if_it_had_not(tmp_path):
     trials = [sys.executable, "-m", "neo_model.testing.write_faults", "--every", "200", "--first", "110"]
@@ -141,6 +160,7 @@ def test_row_32_whatever_operation_fails_a_run_ends_as_if_it_had_not(tmp_path):
     assert done.returncode == 0 and "all ends equal the one without" in done.stdout, done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_row_30_workers_may_change_at_each_resume(command, steps, straight, monkeypatch):
     record, stops = StepRecorder.__call__, []
     monkeypatch.setattr(StopRequest, "__init__", _remember(StopRequest.__init__, stops))

@@ -93,6 +93,7 @@ def test_row_24_launches_in_one_moment_get_folders_of_their_own(tmp_path, monkey
     assert sum(folder.name == "same" for folder in folders) == 1
 
 
+@pytest.mark.slow
 def test_row_25_a_failing_job_leaves_the_others_their_results(command, short, run_of_a_step):
     weights = f"weights=missing.pt,{run_of_a_step}/checkpoints/best.pt"
     outcome = command("train", "-m", weights, *short, "data/resolution=480x270", "hydra.sweep.dir=sweep")

@@ -24,7 +24,7 @@ VARIANTS = {
     "basic": (18, 16, {**NARROW, "encoder_expansion": 0.5, "num_decoder_layers": 2}),
     "bottleneck": (50, 8, {**NARROW, "num_decoder_layers": 2}),
     "v2": (18, 16, {**NARROW, "version": 2, "num_points": 3, "num_decoder_layers": 2}),
-    "v2 discrete": (18, 16, {**NARROW, "version": 2, "sampling": "discrete", "num_decoder_layers": 2}),
+    "v2 discrete": (18, 16, {**NARROW, "version": 2, "num_points": 3, "sampling": "discrete", "num_decoder_layers": 2}),
     "r18": (18, 64, {"encoder_expansion": 0.5, "num_decoder_layers": 3}),
     "r34": (34, 64, {"encoder_expansion": 0.5, "num_decoder_layers": 4}),
     "r50_m": (50, 64, {"encoder_expansion": 0.5, "num_decoder_layers": 3}),
@@ -151,6 +151,21 @@ def test_other_sizes_and_damage_are_one_line(basic_folder, tmp_path):
         (tmp_path / "model.safetensors").write_bytes(content)
         with pytest.raises(UserError, match="^[^\n]*model.safetensors: is damaged or no safetensors file[^\n]*$"):
             load_weights(our_model("basic"), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("trained", "ours", "said"),
+    [
+        ("v2 discrete", "v2", "was trained with discrete sampling, this model has bilinear; model.sampling=discrete"),
+        ("v2", "v2 discrete", "was trained with bilinear sampling, this model has discrete; model.sampling=bilinear"),
+        ("v2 discrete", "v2 discrete", None),
+        ("v2", "v2", None),
+    ],
+)
+def test_another_way_of_sampling_is_said(tmp_path, caplog, trained, ours, said):
+    their_model(trained).save_pretrained(tmp_path)
+    load_weights(our_model(ours), tmp_path)
+    assert [said in record.message for record in caplog.records if "sampling" in record.message] == [True] * bool(said)
 
 
 def test_an_index_may_not_lead_out_of_its_folder(basic_folder, tmp_path):
