@@ -2,6 +2,7 @@
 
 import fcntl
 import gc
+import itertools
 import json
 import os
 import re
@@ -31,7 +32,7 @@ from neo_model.config.compose import (
 from neo_model.config.hydra_guard import check_composed_hydra
 from neo_model.config.problems import raise_all
 from neo_model.config.quoting import quoted
-from neo_model.config.run_dir import chosen_folder, new_folder
+from neo_model.config.run_dir import RUN_FILES, chosen_folder, new_folder
 from neo_model.config.secrets import redacted
 from neo_model.config.targets import TARGET
 from neo_model.config.validate import check_training, validate_training
@@ -155,7 +156,7 @@ def _first_value(override: Override) -> str:
 
 
 def run_job(config: DictConfig) -> float | None:
-    """One job of a sweep, in the folder that Hydra made for it; the sweep's report is made anew when it ends.
+    """One job of a sweep, in a folder that no other job has used; the sweep's report is made anew when it ends.
 
     Returns:
         its AP, for sweepers that search; None if it failed, so that the other jobs still run.
@@ -168,9 +169,10 @@ def run_job(config: DictConfig) -> float | None:
     command = shlex.join(["python", "train.py", *folders, *overrides])
     if own.launcher[TARGET] in BESIDE_EACH_OTHER:
         take_device(run_dir.parent)
-    result = {"job": own.job.num, "folder": run_dir.name, "overrides": overrides, "command": command}
+    result = {"job": own.job.num, "overrides": overrides, "command": command}
     result |= {"status": RUNNING, "AP": None, "error": None, "user_error": False, "latency_ms": None, "seconds": None}
-    run_dir, earlier = _earlier(run_dir, overrides) if skip else (run_dir, {})
+    attempt = _earlier(run_dir, overrides) if skip else None
+    run_dir, earlier = attempt or (_unused(run_dir), {})
     if earlier.get("status") == FINISHED:
         print(f"\njob {run_dir.name}: is there already", file=sys.stderr)
         return earlier["AP"]
@@ -217,15 +219,30 @@ def _train(config: DictConfig, run_dir: Path) -> dict:
     return {"AP": best, "latency_ms": jobs.latency_of(config, checkpoints.best)}
 
 
-def _earlier(run_dir: Path, overrides: list[str]) -> tuple[Path, dict]:
-    """Where an earlier sweep ran the same job, under whatever number, and what came of it; else this folder."""
+def _earlier(run_dir: Path, overrides: list[str]) -> tuple[Path, dict] | None:
+    """Where an earlier sweep ran the same job, under whatever number, and what came of it; None if none did."""
     for path in sorted(run_dir.parent.glob(f"*/{RESULT_FILE}")):
         result = read_result(path.parent)
         if sorted(result.get("overrides") or []) == sorted(overrides):
             if path.parent != run_dir and not any(run_dir.iterdir()):
                 run_dir.rmdir()
             return path.parent, result
-    return run_dir, {}
+    return None
+
+
+def _unused(run_dir: Path) -> Path:
+    """This folder, or a new one beside it if it holds another job's run.
+
+    A folder's name tells jobs apart only within a command: it lacks what all its jobs share, and is cut to a length.
+    """
+    if not any((run_dir / name).exists() for name in (RESULT_FILE, *RUN_FILES)):
+        return run_dir
+    for number in itertools.count(2):
+        with suppress(FileExistsError):
+            beside = run_dir.with_name(f"{run_dir.name}_{number}")
+            beside.mkdir()  # of processes that ask at once, one gets it
+            return beside
+    raise AssertionError("there is always another number")
 
 
 def _write(run_dir: Path, result: dict) -> None:

@@ -91,6 +91,30 @@ def test_skip_existing_runs_what_failed_or_never_ran(command, short, monkeypatch
     assert sorted(result["AP"] for result in results(Path("sweep"))) == [0.0, 0.1, 0.2, 0.3]
 
 
+def test_skip_existing_leaves_the_runs_of_other_overrides_alone(command, short, monkeypatch):
+    """What all jobs of a command share is not in their folders' names."""
+    monkeypatch.setattr("neo_model.config.jobs.train_job", lambda config, open_folder, resume: open_folder() and 0.25)
+    place = [*short, "data/resolution=480x270", "hydra.sweep.dir=sweep", "sweep.skip_existing=true"]
+    assert command("train", "-m", "seed=1", *place).code == 0
+    finished = Path("sweep/0/result.json").read_text()
+    assert command("train", "-m", "seed=1", *place, "epochs=10").code == 0
+    assert Path("sweep/0/result.json").read_text() == finished
+    assert sorted(result["folder"] for result in results(Path("sweep"))) == ["0", "0_2"]
+
+
+def test_a_job_takes_no_folder_that_holds_a_run(command, short, monkeypatch):
+    def train(config, open_folder, resume):
+        assert not resume
+        (open_folder() / "config.yaml").touch()
+        return 0.25
+
+    monkeypatch.setattr("neo_model.config.jobs.train_job", train)
+    for name, file in (("0_seed-1", "checkpoints"), ("0_seed-1_2", "config.yaml"), ("1_seed-2", ".hydra")):
+        Path("sweep", name, file).mkdir(parents=True)
+    assert command("train", "-m", "seed=1,2", *short, "data/resolution=480x270", "hydra.sweep.dir=sweep").code == 0
+    assert [result["folder"] for result in results(Path("sweep"))] == ["0_seed-1_3", "1_seed-2"]
+
+
 @pytest.mark.slow
 def test_an_interrupted_job_goes_on_where_it_stopped(command, short, monkeypatch):
     place = [*short, "data/resolution=480x270", "hydra.sweep.dir=sweep", "epochs=2", "seed=1,2"]
