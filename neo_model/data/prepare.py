@@ -1,9 +1,11 @@
 """Fetches COCO 2017 into the layout of ``data=coco``; ``python -m neo_model.data.prepare --help`` says how."""
 
+import fcntl
 import os
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -108,7 +110,7 @@ def prepare(parts: list[Part], *, root: Path, base_url: str, keep_archives: bool
         first_wait: see ``download``.
 
     Raises:
-        UserError: the disk is too small, or a download or an archive is wrong.
+        UserError: the disk is too small, a download or an archive is wrong, or another process fetches into the folder.
     """
     if not base_url.startswith(("http://", "https://")):
         raise UserError("base_url", f"{base_url!r} is not an http or https address", "write http://HOST/PATH")
@@ -118,14 +120,34 @@ def prepare(parts: list[Part], *, root: Path, base_url: str, keep_archives: bool
             print(f"{root / part.folder}: there already")
     try:
         (root / "archives").mkdir(parents=True, exist_ok=True)
-        _check_space(absent, root, keep_archives)
-        for part in absent:
-            _fetch(part, root, base_url.rstrip("/"), keep_archives, first_wait)
-        if not any((root / "archives").iterdir()):
-            (root / "archives").rmdir()
+        with _alone_in(root):
+            _check_space(absent, root, keep_archives)
+            for part in absent:
+                _fetch(part, root, base_url.rstrip("/"), keep_archives, first_wait)
+            if not any((root / "archives").iterdir()):
+                (root / "archives").rmdir()
     except OSError as error:
         cause = f"cannot be written ({error.strerror or error})"
         raise UserError(str(root), cause, "choose another root=DIR") from error
+
+
+@contextmanager
+def _alone_in(root: Path) -> Iterator[None]:
+    """Refuse a second process: what two append to one file could pass each one's checksums and still be no archive."""
+    folder = os.open(root, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # a disk without locks
+            _lock(folder, root)
+        yield
+    finally:
+        os.close(folder)
+
+
+def _lock(folder: int, root: Path) -> None:
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise UserError(str(root), "another process is fetching into it", "wait until that has ended") from None
 
 
 def verify(parts: list[Part], *, root: Path) -> None:
@@ -140,6 +162,9 @@ def verify(parts: list[Part], *, root: Path) -> None:
             print(f"{root / part.folder}: {_verify_part(part, root)}")
         except UserError as error:
             problems.append(error)
+        except OSError as error:
+            cause = f"cannot be read ({error.strerror or error})"
+            problems.append(UserError(str(error.filename or root), cause, "check the disk and its permissions"))
     if problems:
         causes = " | ".join(f"{error.where}: {error.cause}" for error in problems)
         remedies = ", and ".join(dict.fromkeys(error.remedy for error in problems))
@@ -212,15 +237,17 @@ def _count_images(folder: Path) -> int:
 
 
 def _check_space(parts: list[Part], root: Path, keep_archives: bool) -> None:
-    """Refuse to begin what cannot end, counting what an earlier run has left in the archives folder."""
-    archives = [part.archive_bytes for part in parts]
-    needed = sum(part.unpacked_bytes for part in parts)
-    needed += sum(archives) if keep_archives else max(archives, default=0)
-    arrived = [path for part in parts for path in root.glob(f"archives/{_archive_path(part, root).name}*")]
-    here = sum(path.stat().st_size for path in arrived)
+    """Refuse to begin what cannot end; what an earlier run has left in the archives folder counts for its own part."""
+    used = most = 0
+    for part in parts:
+        here = sum(path.stat().st_size for path in root.glob(f"archives/{_archive_path(part, root).name}*"))
+        used += part.archive_bytes - here + part.unpacked_bytes
+        most = max(most, used)
+        if not keep_archives:
+            used -= part.archive_bytes
     free = shutil.disk_usage(root).free
-    if needed - here > free:
-        cause = f"{(needed - here) / 1e9:.1f} GB are needed and {free / 1e9:.1f} GB are free"
+    if most > free:
+        cause = f"{most / 1e9:.1f} GB are needed and {free / 1e9:.1f} GB are free"
         raise UserError(str(root), cause, "choose another disk by root=DIR, or fewer parts=[...]")
 
 

@@ -3,6 +3,7 @@
 from neo_model.utils import NonNegativeInt, PositiveInt, UserError
 
 ASPECT_WIDTH, ASPECT_HEIGHT = 16, 9
+SMALLEST = 64  # pixels: below, the coarsest map is a single row
 
 
 class Resolution:
@@ -16,8 +17,8 @@ class Resolution:
         any_aspect: permit other shapes than 16:9.
 
     Raises:
-        UserError: a size is not 16:9; the nearest valid ones are named. Or ``width`` x ``height`` lies outside
-            ``train_sizes``, as after changing it alone.
+        UserError: a size has a side under 64 pixels, or is not 16:9; the nearest valid ones are named. Or
+            ``width`` x ``height`` lies outside ``train_sizes``, as after changing it alone.
     """
 
     def __init__(
@@ -39,6 +40,9 @@ class Resolution:
         for size in (self.size, *self.train_sizes):
             if not any_aspect:
                 check_16_9(*size)
+            if min(size) < SMALLEST:
+                cause = f"has a side under {SMALLEST} pixels"
+                raise UserError(f"data/resolution {_shown(size)}", cause, "use a larger one")
         smallest, largest = min(self.train_sizes), max(self.train_sizes)
         if not smallest <= self.size <= largest:
             cause = f"training would still use train_sizes, {_shown(smallest)} to {_shown(largest)}"
@@ -67,7 +71,8 @@ def check_16_9(width: int, height: int) -> None:
     """Raise ``UserError`` with the nearest valid sizes unless ``width``:``height`` is exactly 16:9."""
     if width * ASPECT_HEIGHT == height * ASPECT_WIDTH:
         return
-    steps = sorted({max(1, round(width / ASPECT_WIDTH)), max(1, round(height / ASPECT_HEIGHT))})
+    fewest = -(-SMALLEST // ASPECT_HEIGHT)
+    steps = sorted({max(fewest, round(width / ASPECT_WIDTH)), max(fewest, round(height / ASPECT_HEIGHT))})
     nearest = " or ".join(f"{ASPECT_WIDTH * step}x{ASPECT_HEIGHT * step}" for step in steps)
     remedy = f"use {nearest}, or set data.resolution.any_aspect=true"
     raise UserError(f"data/resolution {width}x{height}", "is not 16:9", remedy)

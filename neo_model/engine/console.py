@@ -17,13 +17,19 @@ COLUMNS = {
     "lr": "lr {:.1e}",
     "images_per_second": "{:5.1f} images/s",
     "memory_gib": "{:4.1f} GiB",
+    "data_wait_percent": "{:2.0f} % wait",
+    "gradient_norm": "norm {:5.1f}",
+    "loss_vfl": "vfl {:5.3f}",
+    "loss_bbox": "box {:5.3f}",
+    "loss_giou": "giou {:5.3f}",
 }
 REFRESH_SECONDS = 0.2
 BAR_WIDTH = 16
 
 
 class ProgressLine:
-    """Where a run stands: epoch, step, time left, loss, learning rate, images/s, memory.
+    """Where a run stands: epoch, step, time left, loss, learning rate, images/s, memory, the share of the time that it
+    waited for data, gradient norm, and the weighted loss terms of the last decoder layer.
 
     On a terminal it is one line that stays at the bottom; `ConsoleHandler` writes messages above it. Elsewhere (a log
     file, a pipe) a plain line is printed for the first figures, every ``every_seconds`` and at the end. Use it in a

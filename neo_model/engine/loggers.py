@@ -66,7 +66,7 @@ class Logger:
         self._guarded(self._precision_curves, step, precisions)
 
     def flush(self) -> None:
-        """Write out what is waiting, so that a process that is killed after a checkpoint has lost no point before it."""
+        """Write out what is waiting, so that a process killed after a checkpoint has lost no point before it."""
         self._guarded(self._flush)
 
     def close(self) -> None:

@@ -140,6 +140,8 @@ class Runner:
                 self.train_loader.close()
                 for logger in self.loggers:
                     logger.close()
+            if stop.signal_number is not None:  # too late to cut the last evaluation short, but no other job may start
+                raise Interrupted(stop.signal_number)
         return max(self.progress.best_ap, 0.0)
 
     def _train(self, stop: StopRequest, line: ProgressLine) -> None:
@@ -162,7 +164,7 @@ class Runner:
         """What is left of the epoch in progress, in pieces between which the state is saved."""
         progress, recorder = self.progress, StepRecorder(self, line)
         self.hardware.set_cudnn_benchmark(one_size=self.train_loader.has_one_size(progress.epoch))
-        batches = self._batches()
+        batches = recorder.waiting_for(self._batches())
         while progress.batch < self.batches_per_epoch:
             piece = self.until_due(batches, stop)
             train_one_epoch(self.learner, piece, progress, self.hardware, recorder)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from tqdm import tqdm
 
 from neo_model.data.image_files import load_image
 from neo_model.evaluation.coco import EvaluatedArrays
@@ -15,7 +16,7 @@ MOST_PICTURES = 120
 LONGEST_SIDE = 640
 JPEG_QUALITY = 80
 MOST_BYTES = 14_000_000  # of pictures in base64
-OVERALL = 24  # each of the worst, the best and those that differ most
+OVERALL = 48  # of the worst and the best together, and with another evaluation of those that differ most, both ways
 MOST_BOXES = 100  # of an image, best first
 LOWEST_SCORE = 0.05
 
@@ -68,7 +69,7 @@ class Gallery:
     def content(self) -> list[dict]:
         """An entry an image: its picture, counts, objects and detections, all in pixels of the file."""
         entries, size = [], 0
-        for index in self.chosen():
+        for index in tqdm(self.chosen(), desc="shrinking pictures", unit="image", leave=False, disable=None):
             picture = _thumbnail(self.paths[index], tuple(self.sizes_wh[index].tolist()))
             size += len(picture)
             if size > MOST_BYTES:
@@ -81,11 +82,11 @@ class Gallery:
         images = self.own.images
         worst = np.lexsort((-(images.wrong + images.objects - images.right), images.f1))
         best = np.lexsort((-images.objects, -images.f1))
-        orders = [worst[:OVERALL], best[:OVERALL]]
+        orders = [worst, best]
         if self.other:
-            difference = images.f1 - self.other.images.f1
-            order = np.argsort(difference, kind="stable")
-            orders += [order[:OVERALL], order[::-1][:OVERALL]]
+            order = np.argsort(images.f1 - self.other.images.f1, kind="stable")
+            orders += [order, order[::-1]]
+        orders = [order[: OVERALL // len(orders)] for order in orders]
         wanted = dict.fromkeys(int(index) for turn in _by_turns(orders) for index in turn)
         wanted |= dict.fromkeys(self._of_every_error())
         return list(wanted)[:MOST_PICTURES]

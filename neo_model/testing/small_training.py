@@ -28,7 +28,7 @@ from neo_model.engine.checkpoint import read_checkpoint
 
 POLL_SECONDS = 0.002
 RATE, IMAGES_A_STEP = "train/images_per_second", 4
-TIMES = {RATE, "train/memory_gib", "val/seconds"}  # the figures that differ from run to run
+TIMES = {RATE, "train/data_wait_percent", "train/memory_gib", "val/seconds"}  # the figures that differ from run to run
 WARMUP_STEPS = 5
 # Every part of training in little: a warm-up, accumulation with a rest, evaluations, pictures of them, an average.
 SETTINGS = [

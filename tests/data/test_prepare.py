@@ -5,7 +5,9 @@ import io
 import json
 import re
 import zipfile
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -233,6 +235,40 @@ def test_a_small_disk_is_noticed_before_anything_is_fetched(tmp_path, server, mo
     assert server.requests == []
 
 
+@pytest.mark.parametrize(
+    ("keep_archives", "left", "needed"),
+    [
+        (False, {}, 300_000 + 30_000),  # everything unpacked, beside the last archive
+        (True, {}, 300_000 + 60_000),
+        # What is left of an archive is space not needed for that one, and free again before the last comes.
+        (False, {"a.zip": 10_000, "b.zip.part": 5_000}, 300_000 + 30_000 - 15_000),
+        (True, {"c.zip.part": 29_000}, 300_000 + 60_000 - 29_000),
+        (False, {"c.zip": 30_000}, 300_000),
+    ],
+)
+def test_the_space_that_is_needed(tmp_path, monkeypatch, keep_archives, left, needed):
+    sizes = {"a": 10_000, "b": 20_000, "c": 30_000}
+    parts = [
+        Part(archive=f"zips/{name}.zip", checksums={}, folder=name, archive_bytes=size, unpacked_bytes=100_000)
+        for name, size in sizes.items()
+    ]
+    (tmp_path / "archives").mkdir()
+    for name, size in left.items():
+        (tmp_path / "archives" / name).write_bytes(bytes(size))
+    for free, enough in ((needed - 1, False), (needed, True)):
+        monkeypatch.setattr(prepare_module.shutil, "disk_usage", lambda _, free=free: SimpleNamespace(free=free))
+        with nullcontext() if enough else pytest.raises(UserError, match="GB are needed"):
+            prepare_module._check_space(parts, tmp_path, keep_archives)
+
+
+def test_a_second_process_is_refused(tmp_path, server):
+    parts = small_coco(server)
+    with prepare_module._alone_in(tmp_path), pytest.raises(UserError, match="another process is fetching into it; wait"):
+        fetch(parts, tmp_path, server)
+    assert server.requests == []
+    fetch(parts, tmp_path, server)
+
+
 def unpack(tmp_path: Path, content: bytes, **limits) -> int:
     (tmp_path / "archive.zip").write_bytes(content)
     limits = {"max_files": 10, "max_bytes": 10_000} | limits
@@ -311,6 +347,19 @@ def test_verification_names_what_is_wrong(tmp_path, server, damage, message):
     else:
         (tmp_path / "annotations" / "instances_train2017.json").write_bytes(instances(3))
     with pytest.raises(UserError, match=message):
+        verify(list(parts.values()), root=tmp_path)
+
+
+def test_what_cannot_be_read_is_among_what_is_wrong(tmp_path, server, monkeypatch):
+    parts = small_coco(server)
+    fetch(parts, tmp_path, server)
+
+    def refuse(part, root):
+        raise PermissionError(13, "Permission denied", str(root / "train2017"))
+
+    monkeypatch.setattr(prepare_module, "_whats_there", refuse)
+    (tmp_path / "train2017" / f"{2:012d}.jpg").unlink()
+    with pytest.raises(UserError, match=r"1 of 3 parts are not right: .*/train2017: cannot be read \(Permission denied"):
         verify(list(parts.values()), root=tmp_path)
 
 

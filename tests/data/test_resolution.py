@@ -16,13 +16,21 @@ def test_16_9_sizes_pass(size):
         ((1920, 1088), "1920x1080 or 1936x1089"),
         ((640, 640), "640x360 or 1136x639"),
         ((1081, 1920), "1088x612 or 3408x1917"),
-        ((1, 1), "16x9"),
+        ((1, 1), "128x72"),
     ],
 )
 def test_other_shapes_are_refused_with_the_nearest_sizes(size, nearest):
     with pytest.raises(UserError, match=f"{size[0]}x{size[1]}: is not 16:9; use {nearest}, or set data") as caught:
         Resolution(width=size[0], height=size[1])
     assert str(caught.value).endswith("or set data.resolution.any_aspect=true")
+
+
+def test_sizes_that_leave_the_coarsest_map_a_row_are_refused():
+    assert Resolution(width=128, height=72).size == (128, 72)
+    with pytest.raises(UserError, match="112x63: has a side under 64 pixels; use a larger one"):
+        Resolution(width=112, height=63)
+    with pytest.raises(UserError, match="64x63: has a side under 64"):
+        Resolution(width=640, height=640, any_aspect=True, train_sizes=[[64, 63], [640, 640]])
 
 
 def test_every_training_size_is_checked():

@@ -7,7 +7,8 @@ import pytest
 
 from neo_model.engine.console import ConsoleHandler, ProgressLine, duration
 
-FIGURES = {"loss": 1.2345, "lr": 1e-4, "images_per_second": 45.6, "memory_gib": 3.25, "gradient_norm": 9.0}
+FIGURES = {"loss": 1.2345, "lr": 1e-4, "images_per_second": 45.6, "memory_gib": 3.25, "data_wait_percent": 2.4}
+FIGURES |= {"gradient_norm": 9.0, "loss_vfl": 0.7, "loss_bbox": 0.2, "loss_giou": 0.3, "loss_vfl_aux_0": 0.8}
 
 
 class Terminal(io.StringIO):
@@ -39,13 +40,14 @@ def test_a_log_file_gets_the_first_figures_then_a_line_every_ten_seconds_and_the
     assert "\r" not in stream.getvalue()
 
 
-def test_the_line_says_epoch_step_loss_rate_speed_memory_and_time_left(clock):
+def test_the_line_says_where_the_run_stands_how_fast_it_is_and_how_it_learns(clock):
     stream = io.StringIO()
     line = ProgressLine(1000, stream=stream)
     clock.now += 10
     line.advance(epoch="1/72", **FIGURES)
     assert stream.getvalue().split() == (
-        "epoch 1/72 step 1/1000 2:46:30 left loss 1.234 lr 1.0e-04 45.6 images/s 3.2 GiB".split()
+        "epoch 1/72 step 1/1000 2:46:30 left loss 1.234 lr 1.0e-04 45.6 images/s 3.2 GiB 2 % wait norm 9.0 "
+        "vfl 0.700 box 0.200 giou 0.300".split()
     )
 
 

@@ -3,12 +3,13 @@
 import json
 import math
 import signal
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from neo_model.data import Classes
-from neo_model.engine import EvaluationPlan, Runner, RunSettings
+from neo_model.engine import EvaluationPlan, Runner, RunSettings, training_loop
 from neo_model.engine.checkpoint import read_checkpoint
 from neo_model.engine.loggers import Logger
 from neo_model.engine.progress import Interrupted
@@ -261,6 +262,43 @@ def test_convolution_algorithms_are_tried_only_where_sizes_do_not_change(
     runner.data.batches.multiscale_until = 2
     runner.run()
     assert runner.data.batches.tried_algorithms == in_epochs
+
+
+def test_a_stop_in_the_last_figures_is_not_forgotten(make_runner, monkeypatch):
+    def compute(self, **_) -> dict:
+        signal.raise_signal(signal.SIGTERM)
+        return dict.fromkeys(SUMMARY_KEYS, 0.5) | {"per_class": {}}
+
+    monkeypatch.setattr("neo_model.engine.runner.CocoEvaluator.compute", compute)
+    runner = make_runner(epochs=1, limit_batches=1)
+    with pytest.raises(Interrupted) as stopped:
+        runner.run()
+    assert stopped.value.exit_code == 128 + signal.SIGTERM
+    progress = read_checkpoint(runner.checkpoints.last)["progress"]
+    assert (progress["epoch"], progress["best_ap"], progress["unevaluated"]) == (1, 0.5, False)
+
+
+def test_the_share_of_time_that_was_waited_for_data_is_recorded(make_runner, scripted_ap, monkeypatch):
+    """By a clock that only the loader moves, but for a second that each step takes."""
+    now, fetch, step = [0.0], Batches.epoch, training_loop.accumulate_gradients
+
+    def slow_batches(self, *args, **kwargs):
+        for batch in fetch(self, *args, **kwargs):
+            now[0] += 3
+            yield batch
+
+    def slow_step(*arguments):
+        now[0] += 1
+        return step(*arguments)
+
+    monkeypatch.setattr("neo_model.engine.step_recorder.time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(Batches, "epoch", slow_batches)
+    monkeypatch.setattr(training_loop, "accumulate_gradients", slow_step)
+    scripted_ap(0.1)
+    runner = make_runner(epochs=1, limit_batches=3)
+    runner.run()
+    assert records(runner, "train/data_wait_percent") == {1: 75, 2: 75, 3: 75}
+    assert records(runner, "train/images_per_second") == {1: 0.25, 2: 0.25, 3: 0.25}
 
 
 def test_limited_epochs_have_that_many_batches(make_runner, scripted_ap):
