@@ -10,6 +10,7 @@ import shlex
 import sys
 import time
 import traceback
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -48,6 +49,7 @@ from neo_model.utils.files import telling_of_refusal, write_whole
 SWEEP_SETTINGS = {"skip_existing": bool, "zip": list[str]}  # the node `sweep`
 LONGEST_NAME = 100
 REPORT_LOCK = ".report.lock"
+COMMAND_ID = "NEO_MODEL_SWEEP_COMMAND"  # in the environment of every job: which command has started it
 # Launchers that start several jobs on this machine, which share its GPUs; Slurm gives each job its own.
 BESIDE_EACH_OTHER = (
     "hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLauncher",
@@ -74,23 +76,28 @@ def run_sweep(overrides: list[str], config_dir: str | None) -> int:
     """Run a job for each combination of the overrides' values.
 
     Returns:
-        0 if all jobs finished, 2 if all that failed failed on user errors, else 1.
+        0 if all its jobs finished or had finished, 2 if all that failed failed on user errors, else 1.
 
     Raises:
-        UserError: a combination is not valid; nothing has started.
+        UserError: a combination is not valid, or the folder does not suit; nothing has started.
     """
     parsed = parse_overrides(overrides)
     swept = [override.key_or_group for override in parsed if override.is_sweep_override()]
     composed = _check_jobs(overrides, swept, config_dir)
     folder = Path(composed.hydra.sweep.dir)
     if not any(override.key_or_group == "hydra.sweep.dir" for override in parsed):
+        if composed.sweep.skip_existing:
+            cause = "finds no job in a sweep's new folder"
+            raise UserError("sweep.skip_existing", cause, "add hydra.sweep.dir=DIR, the earlier sweep's folder")
         folder = new_folder(folder.parent)
     elif any(folder.glob(f"*/{RESULT_FILE}")) and not composed.sweep.skip_existing:
         remedy = "add sweep.skip_existing=true to run what is missing, or choose another hydra.sweep.dir"
         raise UserError(str(folder), "already holds a sweep", remedy)
     chosen_folder(folder)
     fixed = [override.key_or_group for override in parsed if override.key_or_group not in swept]
+    command_id = str(uuid.uuid4())
     own = [f"hydra.sweep.dir={quoted(str(folder))}", f"hydra.job.config.override_dirname.exclude_keys={_list(fixed)}"]
+    own.append(f"+hydra.job.env_set.{COMMAND_ID}={command_id}")
     kept = [text for text in overrides if not text.startswith("hydra.sweep.dir=")]
     arguments = ["--multirun", *(["--config-dir", config_dir] if config_dir else []), *kept, *own]
     set_environment()
@@ -106,7 +113,7 @@ def run_sweep(overrides: list[str], config_dir: str | None) -> int:
         ended = _report(folder) if any(folder.glob(f"*/{RESULT_FILE}")) else []
         if ended:
             print("", terminal_text(ended, folder), sep="\n")
-    return _exit_code(ended)
+    return _exit_code([job for job in ended if job.command_id == command_id])
 
 
 def _check_jobs(overrides: list[str], swept: list[str], config_dir: str | None) -> DictConfig:
@@ -169,12 +176,14 @@ def run_job(config: DictConfig) -> float | None:
     command = shlex.join(["python", "train.py", *folders, *overrides])
     if own.launcher[TARGET] in BESIDE_EACH_OTHER:
         take_device(run_dir.parent)
-    result = {"job": own.job.num, "overrides": overrides, "command": command}
+    mark = {"command_id": os.environ[COMMAND_ID]}
+    result = {"job": own.job.num, "overrides": overrides, "command": command} | mark
     result |= {"status": RUNNING, "AP": None, "error": None, "user_error": False, "latency_ms": None, "seconds": None}
     attempt = _earlier(run_dir, overrides) if skip else None
     run_dir, earlier = attempt or (_unused(run_dir), {})
     if earlier.get("status") == FINISHED:
         print(f"\njob {run_dir.name}: is there already", file=sys.stderr)
+        _write(run_dir, earlier | mark)
         return earlier["AP"]
     result["folder"] = run_dir.name
     print(f"\njob {run_dir.name}", file=sys.stderr)

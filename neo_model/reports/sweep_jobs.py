@@ -28,6 +28,7 @@ class SweepJob:
         status: one word, and what stopped it.
         finished: whether it trained to its end.
         user_error: whether the user's input made it fail.
+        command_id: which ``train.py -m`` ran it, or found it finished, last; None where unknown.
         figures: by name AP, AP50, APs, APm, APl; absent where not known.
         best_epoch: epoch of the best AP.
         images_per_second: median over the records of training.
@@ -43,6 +44,7 @@ class SweepJob:
     status: str
     finished: bool
     user_error: bool = False
+    command_id: str | None = None
     figures: dict[str, float] = field(default_factory=dict)
     best_epoch: float | None = None
     images_per_second: float | None = None
@@ -136,6 +138,7 @@ def _job(run: Path, result: dict, choices: dict[str, str]) -> SweepJob:
         status=status,
         finished=finished,
         user_error=bool(result.get("user_error")),
+        command_id=result.get("command_id"),
         figures=figures,
         best_epoch=best.get("epoch"),
         images_per_second=statistics.median(rates) if rates else None,

@@ -116,11 +116,13 @@ def test_joblib_runs_only_what_a_killed_sweep_lacks(command, short, tmp_path, mo
     assert command("train", "-m", *arguments, f"hydra.sweep.dir={folder}").code == 0
     for job in folder.glob("[12]_*/result.json"):  # as a killed job leaves it
         job.write_text(json.dumps(json.loads(job.read_text()) | {"status": "running", "AP": None, "seconds": None}))
+    (folder / "3_seed-9").mkdir()
+    (folder / "3_seed-9" / "result.json").write_text('{"job": 3, "overrides": ["seed=9"], "error": "of another command"}')
     launcher = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "sweep.skip_existing=true"]
     started = sweep(folder, *arguments, *launcher)
     out, _ = started.communicate(timeout=240)
     assert started.returncode == 0, out
     rows = {row["job"]: row for row in rows_of(folder)}
-    assert len(rows) == 3 and all(row["status"] == "finished" for row in rows.values())
+    assert len(rows) == 4 and all(rows[job]["status"] == "finished" for job in "012")
     assert [line for line in out.splitlines() if "is there already" in line] == ["job 0_seed-1: is there already"]
     assert rows["0"]["best_epoch"] == "" and rows["1"]["best_epoch"] == rows["2"]["best_epoch"] == "1.0"

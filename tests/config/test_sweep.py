@@ -115,6 +115,21 @@ def test_a_job_takes_no_folder_that_holds_a_run(command, short, monkeypatch):
     assert [result["folder"] for result in results(Path("sweep"))] == ["0_seed-1_3", "1_seed-2"]
 
 
+def test_the_exit_code_is_that_of_the_commands_own_jobs(command, short, monkeypatch):
+    def fail_at_seed_1(config, open_folder, resume):
+        if config.seed == 1:
+            raise RuntimeError("always")
+        return 0.25
+
+    monkeypatch.setattr("neo_model.config.jobs.train_job", fail_at_seed_1)
+    place = [*short, "data/resolution=480x270", "hydra.sweep.dir=sweep", "sweep.skip_existing=true"]
+    assert command("train", "-m", "seed=1", *place).code == 1
+    assert command("train", "-m", "seed=2", *place).code == 0
+    skipped = command("train", "-m", "seed=2", *place)
+    assert skipped.code == 0 and "is there already" in skipped.err
+    assert "failed: RuntimeError: always" in skipped.out  # the table is of all that the folder holds
+
+
 @pytest.mark.slow
 def test_an_interrupted_job_goes_on_where_it_stopped(command, short, monkeypatch):
     place = [*short, "data/resolution=480x270", "hydra.sweep.dir=sweep", "epochs=2", "seed=1,2"]
@@ -139,6 +154,12 @@ def test_skip_existing_is_for_sweeps(command, short):
     assert "sweep.skip_existing: is for sweeps; add -m" in command("train", *short, "sweep.skip_existing=true").error
     error = command("train", "-m", "seed=1,2", *short, "sweep.skip_existing=maybe").error
     assert "sweep" in error and "true or false" in error
+
+
+def test_skip_existing_needs_the_folder_of_an_earlier_sweep(command, short, tmp_path):
+    error = command("train", "-m", "seed=1,2", *short, "sweep.skip_existing=true").error
+    assert "sweep.skip_existing: " in error and "add hydra.sweep.dir=DIR" in error
+    assert not list(tmp_path.glob("outputs/sweep/*"))
 
 
 def test_zipped_keys_take_their_values_together():
