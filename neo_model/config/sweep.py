@@ -196,24 +196,23 @@ def run_job(config: DictConfig) -> float | None:
     except UserError as error:
         result |= {"status": FAILED, "error": redacted(str(error)), "user_error": True}
         print(f"error: {result['error']}", file=sys.stderr)
-        _release(error.__cause__)
     except KeyboardInterrupt:
         result["status"] = INTERRUPTED
         raise
     except Exception as error:  # a crash of one job must not take the others with it; it is shown and tabled
         result |= {"status": FAILED, "error": redacted(traceback.format_exception_only(error)[-1].strip())}
         print(redacted(traceback.format_exc()), end="", file=sys.stderr)
-        _release(error)
     finally:
         result["seconds"] = time.monotonic() - started + earlier["seconds"] if knows_time else None
         _write(run_dir, result)
+        _free_memory()
         if result["status"] != INTERRUPTED:  # then it is time to go: the sweep's own end makes the report
             _report(run_dir.parent)
     return result["AP"]
 
 
 def _train(config: DictConfig, run_dir: Path) -> dict:
-    """Train, or go on where an earlier attempt stopped; its AP and the latency of what it trained."""
+    """Train, or go on where an earlier attempt stopped; its AP and, where it can be measured, its model's latency."""
     from neo_model.config import jobs
     from neo_model.config.restore import refuse_another_training
     from neo_model.engine.checkpoint_folder import CheckpointFolder
@@ -225,7 +224,13 @@ def _train(config: DictConfig, run_dir: Path) -> dict:
         refuse_another_training(run_dir, checkpoints.newest().content, config)
     forget_memory_peak()
     best = jobs.train_job(config, lambda: run_dir, resume=goes_on)
-    return {"AP": best, "latency_ms": jobs.latency_of(config, checkpoints.best)}
+    latency = None
+    try:
+        latency = jobs.latency_of(config, checkpoints.best)
+    except Exception as error:  # whatever keeps the model from being timed, it is trained
+        said = error if isinstance(error, UserError) else traceback.format_exception_only(error)[-1].strip()
+        print(f"warning: {run_dir.name}: its latency is not known: {redacted(str(said))}", file=sys.stderr)
+    return {"AP": best, "latency_ms": latency}
 
 
 def _earlier(run_dir: Path, overrides: list[str]) -> tuple[Path, dict] | None:
@@ -293,10 +298,11 @@ def _one_at_a_time(folder: Path) -> Iterator[None]:
         yield
 
 
-def _release(error: BaseException | None) -> None:
-    """Let go of what a failed job's frames hold, on the GPU too, before the next job starts."""
-    if error is not None:
-        traceback.clear_frames(error.__traceback__)
+def _free_memory() -> None:
+    """Let go of what a job's objects hold in circles, on the GPU too, before the next job starts.
+
+    It comes once a failed job's exception is handled and gone: until then its traceback holds the model.
+    """
     gc.collect()
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():

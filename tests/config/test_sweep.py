@@ -1,9 +1,11 @@
 """python train.py -m: jobs in named folders, their results, and failures that stay their own."""
 
 import csv
+import gc
 import json
 import shlex
 import signal
+import weakref
 from pathlib import Path
 
 import pytest
@@ -148,6 +150,54 @@ def test_an_interrupted_job_goes_on_where_it_stopped(command, short, monkeypatch
     for result in results(Path("sweep")):
         records = [json.loads(line) for line in Path("sweep", result["folder"], "metrics.jsonl").read_text().splitlines()]
         assert [record["epoch"] for record in records if "val/AP" in record] == [1, 2]
+
+
+@pytest.fixture
+def no_collector():
+    """Python collects circles when it likes; here only when it is told to."""
+    gc.disable()
+    yield
+    gc.enable()
+
+
+class Trained:
+    """Held by itself, as a runner and its parts hold each other."""
+
+    def __init__(self) -> None:
+        self.itself = self
+
+
+@pytest.mark.parametrize("end", ["finished", "failed"])
+def test_a_job_leaves_no_memory_to_the_next(command, short, monkeypatch, no_collector, end):
+    left = []
+
+    def train(config, open_folder, resume):
+        if config.seed == 2:
+            return float(left[0]() is None)
+        model = Trained()
+        left.append(weakref.ref(model))
+        if end == "failed":
+            raise UserError("data", "is wrong", "mend it")
+        return 0.0
+
+    monkeypatch.setattr("neo_model.config.jobs.train_job", train)
+    command("train", "-m", "seed=1,2", *short, "data/resolution=480x270", "hydra.sweep.dir=sweep")
+    assert [result["AP"] for result in results(Path("sweep"))] == [0.0 if end == "finished" else None, 1.0]
+
+
+@pytest.mark.parametrize("error", [RuntimeError("CUDA error"), UserError("best.pt", "is damaged", "train again")])
+def test_a_job_that_cannot_be_timed_is_trained_all_the_same(command, short, monkeypatch, error):
+    def fail(config, path):
+        raise error
+
+    monkeypatch.setattr("neo_model.config.jobs.train_job", lambda config, open_folder, resume: 0.25)
+    monkeypatch.setattr("neo_model.config.jobs.latency_of", fail)
+    outcome = command("train", "-m", "seed=1", *short, "data/resolution=480x270", "hydra.sweep.dir=sweep")
+    assert outcome.code == 0 and "Traceback" not in outcome.err
+    (warning,) = [line for line in outcome.err.splitlines() if line.startswith("warning: ")]
+    assert warning.endswith(f": {error}")
+    (result,) = results(Path("sweep"))
+    assert (result["status"], result["AP"], result["latency_ms"]) == ("finished", 0.25, None)
 
 
 def test_skip_existing_is_for_sweeps(command, short):
