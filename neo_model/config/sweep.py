@@ -2,10 +2,8 @@
 
 import fcntl
 import gc
-import itertools
 import json
 import os
-import re
 import shlex
 import sys
 import time
@@ -33,21 +31,21 @@ from neo_model.config.compose import (
 from neo_model.config.hydra_guard import check_composed_hydra
 from neo_model.config.problems import raise_all
 from neo_model.config.quoting import quoted
-from neo_model.config.run_dir import RUN_FILES, chosen_folder, new_folder
+from neo_model.config.run_dir import chosen_folder, new_folder
 from neo_model.config.secrets import redacted
+from neo_model.config.sweep_folders import earlier_attempt, unused_folder
 from neo_model.config.targets import TARGET
 from neo_model.config.validate import check_training, validate_training
 from neo_model.config.values import mismatch
 from neo_model.config.zipping import KEY, split_jobs, zipping
 from neo_model.engine.job_device import remember_devices, take_device
 from neo_model.reports.sweep import write_sweep_report
-from neo_model.reports.sweep_jobs import FAILED, FINISHED, INTERRUPTED, RESULT_FILE, RUNNING, SweepJob, read_result
+from neo_model.reports.sweep_jobs import FAILED, FINISHED, INTERRUPTED, RESULT_FILE, RUNNING, SweepJob
 from neo_model.reports.sweep_tables import terminal_text
 from neo_model.utils import UserError
 from neo_model.utils.files import telling_of_refusal, write_whole
 
 SWEEP_SETTINGS = {"skip_existing": bool, "zip": list[str]}  # the node `sweep`
-LONGEST_NAME = 100
 REPORT_LOCK = ".report.lock"
 COMMAND_ID = "NEO_MODEL_SWEEP_COMMAND"  # in the environment of every job: which command has started it
 # Launchers that start several jobs on this machine, which share its GPUs; Slurm gives each job its own.
@@ -55,21 +53,6 @@ BESIDE_EACH_OTHER = (
     "hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLauncher",
     "hydra_plugins.hydra_submitit_launcher.submitit_launcher.LocalLauncher",
 )
-LONG_NUMBER = re.compile(r"-?\d+\.\d{5,}(e-?\d+)?")  # as searches choose them
-
-
-def job_folder(number: int, overrides: str) -> str:
-    """A job's folder name: "0_lr-5e-05_resolution-480x270" for "optim.lr=5e-05,data/resolution=480x270".
-
-    It holds nothing that a path in an override would have to be quoted for, and no secret of the environment.
-    """
-    short = [re.sub(r"^[+~]*[\w./@-]*[./](?=\w+=)", "", part) for part in redacted(overrides).split(",")]
-    short = [LONG_NUMBER.sub(lambda found: f"{float(found[0]):.3g}", part) for part in short]
-    safe = re.sub(r"[^\w.+-]", "", "_".join(short).replace("=", "-"), flags=re.ASCII)
-    return f"{number}_{safe}"[:LONGEST_NAME].rstrip("_.-")
-
-
-OmegaConf.register_new_resolver("sweep_job_folder", job_folder, replace=True)
 
 
 def run_sweep(overrides: list[str], config_dir: str | None) -> int:
@@ -179,8 +162,8 @@ def run_job(config: DictConfig) -> float | None:
     mark = {"command_id": os.environ[COMMAND_ID]}
     result = {"job": own.job.num, "overrides": overrides, "command": command} | mark
     result |= {"status": RUNNING, "AP": None, "error": None, "user_error": False, "latency_ms": None, "seconds": None}
-    attempt = _earlier(run_dir, overrides) if skip else None
-    run_dir, earlier = attempt or (_unused(run_dir), {})
+    attempt = earlier_attempt(run_dir, overrides) if skip else None
+    run_dir, earlier = attempt or (unused_folder(run_dir), {})
     if earlier.get("status") == FINISHED:
         print(f"\njob {run_dir.name}: is there already", file=sys.stderr)
         _write(run_dir, earlier | mark)
@@ -231,32 +214,6 @@ def _train(config: DictConfig, run_dir: Path) -> dict:
         said = error if isinstance(error, UserError) else traceback.format_exception_only(error)[-1].strip()
         print(f"warning: {run_dir.name}: its latency is not known: {redacted(str(said))}", file=sys.stderr)
     return {"AP": best, "latency_ms": latency}
-
-
-def _earlier(run_dir: Path, overrides: list[str]) -> tuple[Path, dict] | None:
-    """Where an earlier sweep ran the same job, under whatever number, and what came of it; None if none did."""
-    for path in sorted(run_dir.parent.glob(f"*/{RESULT_FILE}")):
-        result = read_result(path.parent)
-        if sorted(result.get("overrides") or []) == sorted(overrides):
-            if path.parent != run_dir and not any(run_dir.iterdir()):
-                run_dir.rmdir()
-            return path.parent, result
-    return None
-
-
-def _unused(run_dir: Path) -> Path:
-    """This folder, or a new one beside it if it holds another job's run.
-
-    A folder's name tells jobs apart only within a command: it lacks what all its jobs share, and is cut to a length.
-    """
-    if not any((run_dir / name).exists() for name in (RESULT_FILE, *RUN_FILES)):
-        return run_dir
-    for number in itertools.count(2):
-        with suppress(FileExistsError):
-            beside = run_dir.with_name(f"{run_dir.name}_{number}")
-            beside.mkdir()  # of processes that ask at once, one gets it
-            return beside
-    raise AssertionError("there is always another number")
 
 
 def _write(run_dir: Path, result: dict) -> None:

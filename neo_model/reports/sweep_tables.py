@@ -4,12 +4,13 @@ import csv
 import io
 from pathlib import Path
 
-from neo_model.reports.sweep_jobs import FIGURES, SweepJob
+from neo_model.reports.sweep_jobs import FIGURES, RESULT_FILE, SweepJob
 
 TOP = 10
 UNKNOWN = "-"
 LONGEST_STATUS = 100
 LONGEST_NUMBER = 9
+COMMAND_UNKNOWN = f"whose command no {RESULT_FILE} tells"
 
 
 def csv_text(jobs: list[SweepJob]) -> str:
@@ -30,8 +31,11 @@ def markdown_text(jobs: list[SweepJob], folder: Path) -> str:
     """A page with the winning command, the table and the picture."""
     rows = _rows(jobs)
     lines = [f"# Sweep {folder.name}", "", _summary(jobs), ""]
-    if command := winning_command(jobs):
-        lines += ["The best:", "", "```bash", command, "```", ""]
+    best = winner(jobs)
+    if best and best.command:
+        lines += ["The best:", "", "```bash", best.command, "```", ""]
+    elif best:
+        lines += [f"The best: `{best.folder}`, {COMMAND_UNKNOWN}.", ""]
     lines += ["| " + " | ".join(_cell(text) for text in row) + " |" for row in rows[:1]]
     lines += ["|" + "---|" * len(rows[0])]
     lines += ["| " + " | ".join(_cell(text) for text in row) + " |" for row in rows[1:]]
@@ -40,20 +44,23 @@ def markdown_text(jobs: list[SweepJob], folder: Path) -> str:
 
 
 def terminal_text(jobs: list[SweepJob], folder: Path) -> str:
-    """The best jobs and, as the last line, the command that trains the winner alone."""
+    """The best jobs and, as the last line, the command that trains the winner alone, or its folder."""
     rows = _rows(jobs)
     shown = rows[: TOP + 1]
     widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
     lines = ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in shown]
     more = [f"... and {len(rows) - len(shown)} more"] if len(rows) > len(shown) else []
-    command = winning_command(jobs)
-    last = [f"best: {command}"] if command else ["best: no job has an AP yet"]
-    return "\n".join([f"{_summary(jobs)}: {folder / 'results.md'}", *lines, *more, *last])
+    best = winner(jobs)
+    if best:
+        last = best.command or f"{folder / best.folder}, {COMMAND_UNKNOWN}"
+    else:
+        last = "no job has finished with an AP yet"
+    return "\n".join([f"{_summary(jobs)}: {folder / 'results.md'}", *lines, *more, f"best: {last}"])
 
 
-def winning_command(jobs: list[SweepJob]) -> str | None:
-    """What trains the best finished job alone."""
-    return next((job.command for job in jobs if job.finished and "AP" in job.figures), None)
+def winner(jobs: list[SweepJob]) -> SweepJob | None:
+    """The finished job with the highest AP."""
+    return next((job for job in jobs if job.finished and "AP" in job.figures), None)
 
 
 def _summary(jobs: list[SweepJob]) -> str:

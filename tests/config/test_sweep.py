@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from neo_model.config.compose import parse_overrides
-from neo_model.config.sweep import job_folder
+from neo_model.config.sweep_folders import job_folder
 from neo_model.config.zipping import split_jobs
 from neo_model.engine import Runner
 from neo_model.engine.progress import Interrupted
