@@ -155,9 +155,12 @@ class TensorBoardLogger(Logger):
 
     def _precision_curves(self, step: int, precisions: dict[str, np.ndarray]) -> None:
         recall = np.linspace(1, 0, 101)  # the page wants it to fall, as thresholds rise
-        unknown = np.zeros_like(recall)  # how many detections there are at each point is not kept
         for name, precision in precisions.items():
-            columns = [unknown] * 4 + [precision[::-1], recall]
+            # The page leaves points without detections away, and how many there were is not kept: of a hundred objects.
+            precision = precision[::-1]
+            right = np.where(precision > 0, np.round(100 * recall), 0)
+            wrong = np.round(right * (1 / np.where(precision > 0, precision, 1) - 1))
+            columns = [right, wrong, np.zeros_like(recall), 100 - right, precision, recall]
             self._writer.add_pr_curve_raw(name, *columns, global_step=step, num_thresholds=len(recall))
 
     def _flush(self) -> None:

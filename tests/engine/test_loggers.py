@@ -45,6 +45,12 @@ def test_truncating_before_the_first_line_does_nothing(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
+def make_ndarray(tensor):
+    from tensorboard.util.tensor_util import make_ndarray
+
+    return make_ndarray(tensor)
+
+
 def read_tensorboard(run_dir):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -71,13 +77,18 @@ def test_tensorboard_holds_spreads_curves_and_what_runs_are_compared_by(tmp_path
     logger = TensorBoardLogger()
     logger.start(tmp_path, {"epochs": 3, "optim": {"lr": 1e-4, "_target_": "x"}, "data": {"root": "/disk", "name": "coco"}})
     logger.histograms(2, {"matched_iou/last": np.array([0.01, 0.52, 0.53]), "matched_iou/aux_0": np.zeros(0)})
-    logger.precision_curves(2, {"val_precision/cat": np.linspace(1, 0, 101)})
+    falling = np.linspace(1, 0.5, 101)
+    logger.precision_curves(2, {"val_precision/cat": np.where(np.arange(101) > 80, 0, falling)})  # recall ends at 0.8
     logger.close()
     events = read_tensorboard(tmp_path)
     assert events.Tags()["histograms"] == ["matched_iou/last"]
     spread = events.Histograms("matched_iou/last")[0].histogram_value
     assert spread.num == 3 and 2.0 in spread.bucket
     assert events.PluginTagToContent("pr_curves").keys() == {"val_precision/cat"}
+    right, wrong, _, missed, precision, recall = make_ndarray(events.Tensors("val_precision/cat")[0].tensor_proto)
+    assert list(recall) == pytest.approx(np.linspace(1, 0, 101)) and precision[100 - 40] == pytest.approx(0.8)
+    assert list(right + missed) == [100] * 101 and (right[100 - 40], wrong[100 - 40], right[0]) == (40, 10, 0)
+    assert (right + wrong)[20:100].all()  # the page draws no point without them
     started = events.PluginTagToContent("hparams")["_hparams_/session_start_info"]
     assert b"optim.lr" in started and b"data.name" in started and b"/disk" not in started and b"_target_" not in started
 
