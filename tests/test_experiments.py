@@ -37,19 +37,39 @@ def test_recipes_of_version_2_have_the_published_settings(name):
     config = compose_training([f"experiments=rtdetrv2_{name}_coco", "hardware=rtx3090"])
     assert (config.epochs, config.data.augment.until, config.weights) == (epochs, strong_until, start)
     assert (config.model.version, config.model.sampling == "discrete") == (2, name.endswith("_dsp"))
-    size = config.data.resolution
-    assert (size.width, size.height, size.multiscale_until, config.data.fit) == (640, 640, sizes_until, "stretch")
-    if sizes_until is None:
-        assert size.train_sizes is None
-    else:
-        sides = [480, 512, 544, 576, 608, 640, 640, 640, 672, 704, 736, 768, 800]
-        assert size.train_sizes == [[side, side] for side in sides]
-    optim, hardware = config.optim, config.hardware
-    assert (optim.lr, optim.backbone_lr_ratio, optim.weight_decay, optim.clip_norm) == (1e-4, backbone, 1e-4, 0.1)
-    assert (hardware.batch_size * hardware.accumulate, hardware.precision) == (16, "fp16")
-    assert (config.schedule._target_, config.schedule.warmup_steps) == ("neo_model.optim.Constant", 2000)
-    assert (config.ema.decay, config.ema.ramp) == (0.9999, 2000)
+    assert (config.schedule.warmup_steps, config.hardware.precision) == (2000, "fp16")
     assert config.model.backbone.weights == "imagenet" or start is not None
+    assert_common_settings(config, sizes_until, backbone)
+    if sizes_until is None:
+        assert config.data.resolution.train_sizes is None
+    else:
+        assert_published_sizes(config)
+
+
+@pytest.mark.parametrize(
+    ("name", "backbone"), [("r18", 0.1), ("r34", 0.1), ("r50_m", 0.1), ("r50", 0.1), ("r101", 0.01)]
+)
+def test_recipes_of_version_1_have_the_published_settings(name, backbone):
+    config = compose_training([f"experiments=rtdetr_{name}_coco", "hardware=rtx3090"])
+    assert config.model == compose_training([f"model=rtdetr_{name}", "model.backbone.weights=imagenet"]).model
+    assert (config.epochs, config.data.augment.until, config.weights) == (72, None, None)
+    assert (config.schedule.warmup_steps, config.hardware.precision) == (0, "fp32")
+    assert_common_settings(config, None, backbone)
+    assert_published_sizes(config)
+
+
+def assert_common_settings(config, sizes_until: int | None, backbone: float) -> None:
+    size, optim, hardware = config.data.resolution, config.optim, config.hardware
+    assert (size.width, size.height, size.multiscale_until, config.data.fit) == (640, 640, sizes_until, "stretch")
+    assert (optim.lr, optim.backbone_lr_ratio, optim.weight_decay, optim.clip_norm) == (1e-4, backbone, 1e-4, 0.1)
+    assert hardware.batch_size * hardware.accumulate == 16
+    assert config.schedule._target_ == "neo_model.optim.Constant"
+    assert (config.ema.decay, config.ema.ramp) == (0.9999, 2000)
+
+
+def assert_published_sizes(config) -> None:
+    sides = [480, 512, 544, 576, 608, 640, 640, 640, 672, 704, 736, 768, 800]
+    assert config.data.resolution.train_sizes == [[side, side] for side in sides]
 
 
 @pytest.mark.parametrize("name", choices("experiments"))
