@@ -14,7 +14,7 @@ from pathlib import Path
 
 from neo_model.utils import UserError
 from neo_model.utils.download import download
-from neo_model.utils.files import cache_folder
+from neo_model.utils.files import cache_folder, write_whole
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +46,7 @@ LARGEST = 2**31  # bytes; the largest published file has some 0.6 GB
 PIECE = 2**22
 # torchvision's file names end in the beginning of their SHA-256.
 NAMED_DIGEST = re.compile(r"-([0-9a-f]{8,64})\.\w+$")
+KEPT_DIGEST = re.compile(r"([0-9a-f]{64})(\s|$)")
 
 
 def local_path(weights: str | Path) -> Path:
@@ -73,7 +74,7 @@ def fetched(url: str, *, key: str, tries: int = 3, first_wait: float = 1.0) -> P
         tries, first_wait: see `download`.
 
     Raises:
-        UserError: it cannot be fetched, or has changed.
+        UserError: it cannot be fetched, has changed, or what is kept of it is no digest.
     """
     target = cache_folder() / "weights" / url.rpartition("/")[2]
     try:
@@ -85,7 +86,7 @@ def fetched(url: str, *, key: str, tries: int = 3, first_wait: float = 1.0) -> P
     except OSError as error:
         raise UserError(str(target), f"cannot be used ({error.strerror or error})", "set NEO_MODEL_CACHE") from error
     except UserError as error:
-        if error.where == str(target):
+        if error.where in {str(target), f"{target}.sha256"}:
             raise
         remedy = f"try again, or fetch {target.name} elsewhere and put it at {target}"
         raise UserError(f"{key} ({url})", f"cannot be fetched ({error.cause})", remedy) from error
@@ -110,10 +111,18 @@ def _compare(target: Path) -> None:
             whole.update(piece)
     digest = whole.hexdigest()
     named = NAMED_DIGEST.search(target.name)
-    expected = kept.read_text().split()[0] if kept.exists() else named[1] if named else digest
+    expected = _kept_digest(kept, target) if kept.exists() else named[1] if named else digest
     if not digest.startswith(expected):
         cause = f"has the SHA-256 {digest[:12]}..., not {expected[:12]}... as at first"
         raise UserError(str(target), cause, f"remove it to fetch it again, and {kept.name} if the new one is right")
     if not kept.exists():
-        kept.write_text(f"{digest}  {target.name}\n")  # as `sha256sum -c` reads it
+        write_whole(kept, f"{digest}  {target.name}\n")  # as `sha256sum -c` reads it
         log.info("%s has the SHA-256 %s, which is compared from now on", target, digest)
+
+
+def _kept_digest(kept: Path, target: Path) -> str:
+    """The digest in a file of them; refused if there is none, since to take a new one would trust changed bytes."""
+    found = KEPT_DIGEST.match(kept.read_text(encoding="utf-8", errors="replace"))
+    if found is None:
+        raise UserError(str(kept), "holds no SHA-256", f"remove it and {target.name} beside it to fetch that again")
+    return found[1]

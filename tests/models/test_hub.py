@@ -64,6 +64,31 @@ def test_other_bytes_than_at_first_are_refused(release, cached, make_model):
         load(make_model())
 
 
+@pytest.mark.parametrize("text", ["", "\n", "0123abcd  file\n", "no digest"])
+def test_a_file_without_a_digest_is_refused_and_not_replaced(release, cached, make_model, text):
+    load(make_model())
+    kept = cached.with_name(f"{FILE}.sha256")
+    kept.write_text(text)
+    with pytest.raises(UserError, match=f"{FILE}.sha256: holds no SHA-256; remove it and {FILE} beside it"):
+        load(make_model())
+    assert kept.read_text() == text
+    kept.unlink()
+    cached.unlink()
+    load(make_model())
+
+
+def test_a_digest_is_kept_whole_or_not_at_all(release, cached, make_model, monkeypatch):
+    def full_disk(path, text):
+        raise UserError(str(path), "cannot be written (No space left on device)", "make room")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(hub, "write_whole", full_disk)
+        with pytest.raises(UserError, match=f"^[^ ]*{FILE}.sha256: cannot be written"):
+            load(make_model())
+    assert not cached.with_name(f"{FILE}.sha256").exists()
+    load(make_model())
+
+
 def test_offline_the_line_names_the_file_and_its_place(release, cached, make_model, monkeypatch):
     monkeypatch.setattr(hub, "RELEASE", "http://127.0.0.1:1")
     with pytest.raises(UserError) as caught:
