@@ -20,8 +20,12 @@ COCO_NAMES = (
 ).split(", ")
 
 
+# What some sets, Hugging Face's RT-DETR among them, call COCO's classes; in the form of `_plain`.
+OTHER_NAMES = {"motorbike": "motorcycle", "aeroplane": "airplane", "sofa": "couch", "tvmonitor": "tv"}
+
+
 def same_classes(theirs: Sequence[str], ours: Sequence[str]) -> dict[int, int]:
-    """Index of ours -> index of theirs, for the names that both have; case, ``_`` and ``-`` make no difference.
+    """Index of ours -> index of theirs, for the names that both have; case, spaces, ``_`` and ``-`` make no difference.
 
     A name that one side has twice is left out: nothing says which of the two is meant.
     """
@@ -29,9 +33,20 @@ def same_classes(theirs: Sequence[str], ours: Sequence[str]) -> dict[int, int]:
     return {positions[1][name]: positions[0][name] for name in positions[1] if name in positions[0]}
 
 
+def first_difference(theirs: Sequence[str], ours: Sequence[str]) -> int | None:
+    """The first index at which two lists of as many classes name another class, compared as by `same_classes`."""
+    pairs = enumerate(zip(theirs, ours, strict=True))
+    return next((i for i, (mine, other) in pairs if _plain(mine) != _plain(other)), None)
+
+
 def _positions(names: Sequence[str]) -> dict[str, int]:
-    plain = [" ".join(re.split(r"[\s_-]+", name.casefold().strip())) for name in names]
+    plain = [_plain(name) for name in names]
     return {name: i for i, name in enumerate(plain) if plain.count(name) == 1}
+
+
+def _plain(name: str) -> str:
+    joined = re.sub(r"[\s_-]+", "", name.casefold())
+    return OTHER_NAMES.get(joined, joined)
 
 
 def with_rows_of(fresh: Tensor, loaded: Tensor, rows: dict[int, int]) -> Tensor:

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from neo_model.models.class_heads import CLASS_KEYS, COCO_NAMES, same_classes, with_rows_of
+from neo_model.models.class_heads import CLASS_KEYS, COCO_NAMES, first_difference, same_classes, with_rows_of
 from neo_model.models.deformable import DeformableAttention
 from neo_model.models.hub import local_path
 from neo_model.models.huggingface import is_safetensors, is_theirs, read_safetensors, sampling_of, to_ours
@@ -28,6 +28,8 @@ IGNORED = re.compile(r"(^|\.)(num_batches_tracked|anchors|valid_mask|num_points_
 OPTIONAL = re.compile(
     r"(^|\.)(num_batches_tracked|num_points_scale)$|^pixel_(mean|std)$|^decoder\.denoising_class_embed\.weight$"
 )
+# The names that transformers gives classes without any.
+UNNAMED = re.compile(r"LABEL_\d+")
 # What some files number and others name.
 NAMED = (
     (re.compile(r"^((?:encoder|decoder)\.input_proj\.\d+)\.0\."), r"\1.conv."),
@@ -89,11 +91,13 @@ def load_weights(
         model: an `RTDETR`.
         path: the file or folder; or ``hub:NAME``, a published file that is fetched, see `neo_model.models.hub`.
         rehead: start the class layers afresh, whatever classes the file has.
-        class_names: with ``rehead``, the model's classes: one that the file has as well starts from the file's. A
-            published file of 80 classes has COCO's.
+        class_names: the model's classes, if known. With ``rehead`` one that the file has as well starts from the
+            file's; otherwise the file's have to be the same in the same order. A published file of 80 classes has
+            COCO's.
 
     Raises:
-        UserError: the file is missing, is no weight file, or belongs to another model.
+        UserError: the file is missing, is no weight file, belongs to another model or, without ``rehead``, is of other
+            classes.
     """
     path = local_path(path)
     file = read_weights(path)
@@ -104,6 +108,7 @@ def load_weights(
     reheaded = [k for k in wanted if rehead and CLASS_KEYS.match(k)]
     if not rehead:
         _refuse_other_classes(path, state, wanted)
+        _refuse_other_names(path, names_of_classes(state, file.class_names), class_names)
     loaded = {k: v for k, v in state.items() if k in wanted and k not in reheaded}
     rows = same_classes(names_of_classes(state, file.class_names), class_names) if rehead else {}
     by_name = {k: with_rows_of(wanted[k], state[k], rows) for k in reheaded if k in state and rows}
@@ -147,7 +152,9 @@ def read_weights(path: str | Path) -> WeightFile:
     content = read_tensors(path)
     classes = _dict_in(content, "classes") or None
     model = _dict_in(_dict_in(content, "config"), "model")
-    return WeightFile(_canonical(unwrap(content)), classes, (classes or {}).get("names"), model.get("sampling"))
+    names = (classes or {}).get("names")
+    named = isinstance(names, list) and all(isinstance(name, str) for name in names)
+    return WeightFile(_canonical(unwrap(content)), classes, names if named else None, model.get("sampling"))
 
 
 def _dict_in(content: dict, key: str) -> dict:
@@ -201,6 +208,13 @@ def _refuse_other_classes(path: str | Path, state: dict[str, Tensor], wanted: di
             raise UserError(
                 str(path), f"has {has} classes, the data {needs}", "give rehead=true to start with fresh class heads"
             )
+
+
+def _refuse_other_names(path: str | Path, theirs: list[str], ours: Sequence[str]) -> None:
+    known = theirs and not all(map(UNNAMED.fullmatch, theirs))
+    if known and len(ours) == len(theirs) and (i := first_difference(theirs, ours)) is not None:
+        remedy = "give rehead=true to take the classes over by name, or bring them into the file's order"
+        raise UserError(str(path), f"its class {i} is {theirs[i]!r}, that of the data {ours[i]!r}", remedy)
 
 
 def read_tensors(path: str | Path) -> dict:

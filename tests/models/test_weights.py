@@ -7,6 +7,7 @@ import torch
 
 from neo_model.engine.checkpoint import write_checkpoint
 from neo_model.models import RTDETR, ResNetVD, load_weights
+from neo_model.models.class_heads import COCO_NAMES
 from neo_model.utils import UserError
 from tests import golden
 
@@ -161,6 +162,19 @@ def test_reheading_takes_the_rows_of_classes_with_the_same_name(make_model, publ
     assert not after["decoder.denoising_class_embed.weight"][-1].any(), "the row for padding stays zero"
 
 
+def test_other_classes_are_refused_even_if_there_are_as_many(make_model, published, save):
+    path, model = save({"model": published}), make_model(num_classes=80)
+    before = model.decoder.enc_score_head.weight.clone()
+    exchanged = [*COCO_NAMES[:2], COCO_NAMES[3], COCO_NAMES[2], *COCO_NAMES[4:]]
+    with pytest.raises(UserError, match="its class 2 is 'car', that of the data 'motorcycle'; give rehead=true"):
+        load_weights(model, path, class_names=exchanged)
+    torch.testing.assert_close(model.decoder.enc_score_head.weight, before, atol=0, rtol=0)
+    others = {"motorcycle": "motorbike", "airplane": "aeroplane", "couch": "sofa", "tv": "tvmonitor"}
+    load_weights(model, path, class_names=[others.get(name, name.replace(" ", "_")) for name in COCO_NAMES])
+    assert_loaded(model, published)
+    load_weights(model, path, class_names=COCO_NAMES)
+
+
 def test_a_checkpoint_of_ours_brings_its_names(make_model, tmp_path):
     source, model = make_model(num_classes=2, seed=1), make_model(num_classes=2)
     classes = {"names": ["cell", "plate"], "category_ids": [1, 7]}
@@ -171,6 +185,8 @@ def test_a_checkpoint_of_ours_brings_its_names(make_model, tmp_path):
     head = model.decoder.enc_score_head.weight
     torch.testing.assert_close(head[1], source.decoder.enc_score_head.weight[0], atol=0, rtol=0)
     torch.testing.assert_close(head[0], fresh, atol=0, rtol=0)
+    with pytest.raises(UserError, match="its class 0 is 'cell', that of the data 'bottle'"):
+        load_weights(model, tmp_path / "best.pt", class_names=["bottle", "cell"])
 
 
 def test_names_that_are_unknown_or_not_as_many_as_classes_are_not_used(make_model, published, save):
