@@ -99,6 +99,13 @@ def test_what_timm_or_a_detector_lacks_is_refused(timm, name, reason):
         TimmBackbone(name=name)
 
 
+@pytest.mark.parametrize("weights", [None, "imagenet"])
+def test_an_unknown_tag_is_refused_with_the_known_ones(timm, weights):
+    reason = "has a tag that timm does not know; use one of convnext_tiny.*, or none"
+    with pytest.raises(UserError, match=f"model.backbone.name=convnext_tiny.typo: {reason}"):
+        TimmBackbone(name="convnext_tiny.typo", weights=weights)
+
+
 def test_without_timm_the_line_says_how_to_get_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(UserError, match=r"needs timm; pip install -e .\.\[timm\]"):

@@ -108,6 +108,11 @@ def _model(name: str, *, fetch: bool) -> nn.Module:
         near = difflib.get_close_matches(name, timm.list_models(), n=3)
         raise UserError(key, "is no model of timm", f"did you mean {' or '.join(near)}?" if near else "see timm's list")
     try:
+        timm.models.get_pretrained_cfg(name, allow_unregistered=True)
+    except RuntimeError as error:
+        known = ", ".join(timm.list_pretrained(timm.models.split_model_name_tag(name)[0]))
+        raise UserError(key, "has a tag that timm does not know", f"use one of {known}, or none") from error
+    try:
         try:
             return timm.create_model(name, pretrained=fetch, strict_img_size=False)
         except TypeError:  # most models have no size to be strict about
