@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from neo_model.deploy.predict import load_trained
+from neo_model.models.hub import local_path
 from neo_model.models.huggingface import CONFIG, SINGLE, to_theirs
 from neo_model.models.huggingface_config import model_config, processor_config
 from neo_model.models.rtdetr import RTDETR
@@ -24,7 +25,7 @@ Write a model's weights in the form of the official RT-DETR or of Hugging Face t
 
 usage: python -m neo_model.deploy.convert ckpt=FILE out=PATH [key=value ...]
 
-  ckpt=FILE          a checkpoint of training, or with model= an official or Hugging Face file
+  ckpt=FILE          a checkpoint of training, or with model= an official or Hugging Face file, or hub:NAME
   to=huggingface     a folder for from_pretrained of RTDetrForObjectDetection or RTDetrV2ForObjectDetection (default)
   to=official        a .pth file for the official code
   out=PATH           the folder or file to write; it must not exist
@@ -116,12 +117,13 @@ def _model_of(ckpt: str, name: str | None) -> tuple[nn.Module, list[str], tuple[
         return trained.model, trained.class_names, trained.size_wh
     from neo_model.config.build import build_model
 
-    file = read_weights(ckpt)
+    path = local_path(ckpt)
+    file = read_weights(path)
     bias = file.state.get("decoder.enc_score_head.bias")
     if bias is None:
         raise UserError(f"ckpt={ckpt}", "holds no RT-DETR", "give an official, a Hugging Face or one of our own files")
     model = build_model(name, num_classes=len(bias))
-    load_weights(model, ckpt)
+    load_weights(model, path)
     return model, names_of_classes(file.state, file.class_names) or [f"LABEL_{i}" for i in range(len(bias))], PUBLISHED_SIZE_WH
 
 
@@ -146,8 +148,11 @@ def main(arguments: list[str]) -> int:
     from neo_model.config.simple import read_settings  # an entry point's need; the functions above do without Hydra
 
     try:
-        settings = read_settings("convert", arguments, SETTINGS)
-        convert(**settings)
+        # Hydra would take model=NAME for a choice of a group, which this command's configuration does not have.
+        names = [argument.removeprefix("model=") for argument in arguments if argument.startswith("model=")]
+        others = [argument for argument in arguments if not argument.startswith("model=")]
+        settings = read_settings("convert", others, SETTINGS)
+        convert(**settings | {"model": names[-1] if names else None})
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
