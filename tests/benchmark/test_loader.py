@@ -24,10 +24,10 @@ def folder(tmp_path):
 
 
 def test_a_table_a_case_with_every_loader(folder):
-    options = {"frames": folder, "photos": folder, "images": 3, "size": [32, 18], "batch": 2, "workers": 0}
+    options = {"frames": folder, "photos": folder, "images": 3, "size": [128, 72], "batch": 2, "workers": 0}
     options |= {"cases": ["light", "rtdetr"], "rounds": 1, "warmup": 0}
     light, rtdetr = run(argparse.Namespace(**options)).tables
-    assert "3 of 64x48 to 32x18" in light.title and len(light.rows) > len(rtdetr.rows) > 2
+    assert "3 of 64x48 to 128x72" in light.title and len(light.rows) > len(rtdetr.rows) > 2
     assert [row.items for row in light.rows] == [3 if "ceiling" in row.name else 2 for row in light.rows]
 
 

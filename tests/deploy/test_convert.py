@@ -14,7 +14,6 @@ from tests import golden
 from tests.models.test_huggingface import (
     NAMES,
     PUBLISHED,
-    SECOND_LARGE,
     SIZES_HW,
     SMALL,
     assert_same_predictions,
@@ -31,7 +30,7 @@ def their_model(folder):
     return model
 
 
-@pytest.mark.parametrize("name", [*SMALL, *(each for each in PUBLISHED if each.values[0] not in SECOND_LARGE)])
+@pytest.mark.parametrize("name", [*SMALL, *PUBLISHED])
 def test_transformers_loads_the_folder_and_predicts_the_same(tmp_path, name):
     ours = scramble(our_model(name))
     write_huggingface(ours, tmp_path / "out", class_names=NAMES, size_wh=(1920, 1080))
