@@ -30,9 +30,7 @@ def run(arguments: argparse.Namespace) -> Report:
         for _ in range(arguments.warmup):
             start()
         warming = time.perf_counter() - before
-        runs, retakes, disturbed = zip(
-            *(undisturbed(start) for _ in range(arguments.rounds)), strict=True
-        )
+        runs, retakes, disturbed = zip(*(undisturbed(start) for _ in range(arguments.rounds)), strict=True)
     timings = {part: Timing(tuple(run[part] for run in runs), sum(retakes), sum(disturbed)) for part in runs[0]}
     rows = [Row(part, timing) for part, timing in timings.items()]
     title = " ".join(["python train.py", *arguments.override])

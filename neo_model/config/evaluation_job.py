@@ -125,15 +125,14 @@ def _write_report(
     order = [places[image_id] for image_id in arrays.image_ids.tolist()]
     sizes_wh = dataset.instances.sizes_wh[dataset.indices[np.array(order, np.int64)]]
     images = EvaluatedImages(ids=arrays.image_ids, paths=[dataset.path(place) for place in order], sizes_wh=sizes_wh)
-    evaluations, path = [("this evaluation", metrics, arrays)], run_dir / REPORT_FILE
+    compared_with = None
     if other is not None:
         evaluator, other_metrics = _other_figures(own, metrics, other, arrays.image_ids)
-        evaluations.append((compared, other_metrics, evaluator.arrays(only_seen=own.only_seen)))
-    with tqdm(evaluations, desc="finding errors and their cost", unit="evaluation", leave=False, disable=None) as bar:
-        analyses = [analyse(*evaluation, sizes_wh) for evaluation in bar]
+        compared_with = analyse(compared, other_metrics, evaluator.arrays(only_seen=own.only_seen), sizes_wh)
+    path = run_dir / REPORT_FILE
     write_evaluation_report(
-        path, facts=_facts(own, arrays), images=images, own=analyses[0], other=analyses[1] if other else None,
-        title=title_of(own.config),
+        path, facts=_facts(own, arrays), images=images, own=analyse("this evaluation", metrics, arrays, sizes_wh),
+        other=compared_with, title=title_of(own.config),
     )  # fmt: skip
     return path
 

@@ -19,7 +19,7 @@ from neo_model.config.targets import TARGET
 from neo_model.data import Classes, DetectionData
 from neo_model.data.workers import telling_of_lost_workers
 from neo_model.engine import Runner, RunSettings
-from neo_model.engine.checkpoint import averaged_weights, check_classes, read_checkpoint
+from neo_model.engine.checkpoint import averaged_weights, read_checkpoint
 from neo_model.engine.latency import latency_ms
 from neo_model.engine.progress import Interrupted
 from neo_model.engine.run_lock import training_alone
@@ -81,9 +81,7 @@ def _starting_model(config: DictConfig, classes: Classes, *, resume: bool) -> nn
     pretrained_backbone = not resume and config.weights is None
     model = build_model_from_config(node, num_classes=len(classes.names), pretrained_backbone=pretrained_backbone)
     if config.weights is not None and not resume:
-        report = load_weights(model, config.weights, rehead=config.rehead, class_names=classes.names)
-        if report.classes is not None and not config.rehead:
-            check_classes(config.weights, report.classes, classes)
+        load_weights(model, config.weights, rehead=config.rehead, class_names=classes.names)
     return model
 
 

@@ -5,7 +5,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -136,18 +136,15 @@ def _alone_in(root: Path) -> Iterator[None]:
     """Refuse a second process: what two append to one file could pass each one's checksums and still be no archive."""
     folder = os.open(root, os.O_RDONLY)
     try:
-        with suppress(OSError):  # a disk without locks
-            _lock(folder, root)
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(str(root), "another process is fetching into it", "wait until that has ended") from None
+        except OSError as error:
+            print(f"warning: {root}: this disk has no locks ({error}); run one such command at a time", file=sys.stderr)
         yield
     finally:
         os.close(folder)
-
-
-def _lock(folder: int, root: Path) -> None:
-    try:
-        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise UserError(str(root), "another process is fetching into it", "wait until that has ended") from None
 
 
 def verify(parts: list[Part], *, root: Path) -> None:

@@ -3,7 +3,7 @@
 from neo_model.utils import NonNegativeInt, PositiveInt, UserError
 
 ASPECT_WIDTH, ASPECT_HEIGHT = 16, 9
-SMALLEST = 64  # pixels: below, the coarsest map is a single row
+SMALLEST = 64  # pixels, two cells of the coarsest map
 
 
 class Resolution:

@@ -39,7 +39,7 @@ examples:
   python -m neo_model.deploy.convert ckpt=best.pt to=official out=my_detector.pth
 """
 
-SETTINGS = {"ckpt": str, "to": Literal["huggingface", "official"], "out": str, "model": str | None}
+SETTINGS = {"ckpt": str, "to": Literal["huggingface", "official"], "out": str, "model": dict | None}
 PUBLISHED_SIZE_WH = (640, 640)  # files other than ours say nothing of it
 DECODER_LAYER = re.compile(r"decoder\.(?:decoder\.layers|dec_score_head|dec_bbox_head)\.(\d+)\.")
 HALVES = {"conv": "0", "norm": "1"}
@@ -110,25 +110,26 @@ def _write_whole(target: Path, write) -> None:
         shutil.rmtree(temporary, ignore_errors=True) if temporary.is_dir() else temporary.unlink(missing_ok=True)
 
 
-def _model_of(ckpt: str, name: str | None) -> tuple[nn.Module, list[str], tuple[int, int]]:
+def _model_of(ckpt: str, node: dict | None) -> tuple[nn.Module, list[str], tuple[int, int]]:
     """The model of a weight file, its class names and the size of its images (width, height)."""
-    if name is None:
+    if node is None:
         trained = load_trained(ckpt)
         return trained.model, trained.class_names, trained.size_wh
-    from neo_model.config.build import build_model
+    from neo_model.config.build import build_model_from_config
 
     path = local_path(ckpt)
     file = read_weights(path)
     bias = file.state.get("decoder.enc_score_head.bias")
     if bias is None:
         raise UserError(f"ckpt={ckpt}", "holds no RT-DETR", "give an official, a Hugging Face or one of our own files")
-    model = build_model(name, num_classes=len(bias))
+    model = build_model_from_config(node, num_classes=len(bias))
     load_weights(model, path)
-    return model, names_of_classes(file.state, file.class_names) or [f"LABEL_{i}" for i in range(len(bias))], PUBLISHED_SIZE_WH
+    names = names_of_classes(file.state, file.class_names) or [f"LABEL_{i}" for i in range(len(bias))]
+    return model, names, PUBLISHED_SIZE_WH
 
 
-def convert(*, ckpt: str, to: Literal["huggingface", "official"], out: str, model: str | None = None) -> None:
-    """What the command does, see ``HELP``.
+def convert(*, ckpt: str, to: Literal["huggingface", "official"], out: str, model: dict | None = None) -> None:
+    """What the command does, see ``HELP``; ``model`` is the node that a choice of conf/model composes to.
 
     Raises:
         UserError: the file cannot be read or has no such form, or the disk refuses.
@@ -148,11 +149,8 @@ def main(arguments: list[str]) -> int:
     from neo_model.config.simple import read_settings  # an entry point's need; the functions above do without Hydra
 
     try:
-        # Hydra would take model=NAME for a choice of a group, which this command's configuration does not have.
-        names = [argument.removeprefix("model=") for argument in arguments if argument.startswith("model=")]
-        others = [argument for argument in arguments if not argument.startswith("model=")]
-        settings = read_settings("convert", others, SETTINGS)
-        convert(**settings | {"model": names[-1] if names else None})
+        settings = read_settings("convert", arguments, SETTINGS)
+        convert(**settings)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

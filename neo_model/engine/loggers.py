@@ -156,7 +156,8 @@ class TensorBoardLogger(Logger):
     def _precision_curves(self, step: int, precisions: dict[str, np.ndarray]) -> None:
         recall = np.linspace(1, 0, 101)  # the page wants it to fall, as thresholds rise
         for name, precision in precisions.items():
-            # The page leaves points without detections away, and how many there were is not kept: of a hundred objects.
+            # The page leaves points without detections away. How many there were is not kept: these are the numbers that
+            # the precision implies for a hundred objects.
             precision = precision[::-1]
             right = np.where(precision > 0, np.round(100 * recall), 0)
             wrong = np.round(right * (1 / np.where(precision > 0, precision, 1) - 1))

@@ -48,7 +48,6 @@ class LoadReport:
         reheaded: class layers, started afresh as asked but for the rows of ``classes_by_name``.
         fresh: kept fresh since the file lacks them.
         ignored: in the file and not needed.
-        classes: ``names`` and ``category_ids`` of the classes in the file, if it is one of ours.
         classes_by_name: the model's classes whose rows come from the file's class of that name.
         fresh_classes: the model's other classes, if it was told their names.
     """
@@ -57,7 +56,6 @@ class LoadReport:
     reheaded: list[str]
     fresh: list[str]
     ignored: list[str]
-    classes: dict | None = None
     classes_by_name: list[str] = field(default_factory=list)
     fresh_classes: list[str] = field(default_factory=list)
 
@@ -117,7 +115,6 @@ def load_weights(
         reheaded=reheaded,
         fresh=[k for k in wanted if k not in state and not k.endswith("num_batches_tracked")],
         ignored=[k for k in state if k not in wanted],
-        classes=file.classes,
         classes_by_name=[class_names[i] for i in rows],
         fresh_classes=[name for i, name in enumerate(class_names) if rehead and i not in rows],
     )
@@ -133,13 +130,11 @@ class WeightFile:
 
     Attributes:
         state: its tensors under our names.
-        classes: ``names`` and ``category_ids`` of the classes, of one of ours.
         class_names: of its classes, if it says them.
         sampling: how its model reads a map, ``bilinear`` or ``discrete``, if it says that.
     """
 
     state: dict[str, Tensor]
-    classes: dict | None
     class_names: list[str] | None
     sampling: str | None
 
@@ -148,13 +143,12 @@ def read_weights(path: str | Path) -> WeightFile:
     """The content of a file or folder in any of the forms that `load_weights` reads."""
     if is_safetensors(path):
         state, names = read_safetensors(path)
-        return WeightFile(_canonical(state), None, names, sampling_of(path))
+        return WeightFile(_canonical(state), names, sampling_of(path))
     content = read_tensors(path)
-    classes = _dict_in(content, "classes") or None
+    names = _dict_in(content, "classes").get("names")
     model = _dict_in(_dict_in(content, "config"), "model")
-    names = (classes or {}).get("names")
     named = isinstance(names, list) and all(isinstance(name, str) for name in names)
-    return WeightFile(_canonical(unwrap(content)), classes, names if named else None, model.get("sampling"))
+    return WeightFile(_canonical(unwrap(content)), names if named else None, model.get("sampling"))
 
 
 def _dict_in(content: dict, key: str) -> dict:

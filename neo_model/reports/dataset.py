@@ -5,7 +5,6 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from neo_model.data import DetectionData
 from neo_model.data.coco import CocoInstances, read_coco
@@ -13,6 +12,7 @@ from neo_model.data.dataset import DetectionDataset
 from neo_model.data.detection import SMALLEST_TRAINING_SIDE, check_same_classes
 from neo_model.reports.dataset_statistics import SMALL_SIDES, SplitStatistics, split_statistics
 from neo_model.reports.page import write_page
+from neo_model.reports.steps import next_step, step_bar
 from neo_model.utils import UserError
 from neo_model.utils.files import telling_of_refusal
 
@@ -61,28 +61,20 @@ def write_dataset_report(data: DetectionData, out: Path, *, samples: int = 6) ->
     size_wh, fit = data.resolution.size, data.fit
     with telling_of_refusal(out):
         out.mkdir(parents=True, exist_ok=True)
-    steps = tqdm(total=5, desc="reading annotations", leave=False, disable=None, bar_format="{desc} {bar} {elapsed}")
-    with steps, telling_of_refusal(out):
-        train_instances = _next(steps, "counting", read_coco(data.train_annotations))
-        train = _next(steps, "reading validation annotations", split_statistics(train_instances, size_wh, fit))
+    with step_bar(5, "reading annotations") as steps, telling_of_refusal(out):
+        train_instances = next_step(steps, "counting", read_coco(data.train_annotations))
+        train = next_step(steps, "reading validation annotations", split_statistics(train_instances, size_wh, fit))
         val_instances = read_coco(data.val_annotations)
         check_same_classes(data.train_annotations, train_instances.classes, data.val_annotations, val_instances.classes)
-        val = _next(steps, "drawing", split_statistics(val_instances, size_wh, fit))
+        val = next_step(steps, "drawing", split_statistics(val_instances, size_wh, fit))
         names = train_instances.classes.names
         pictures.draw_classes(train, val, names, out / "classes.png")
         pictures.draw_sizes(train, str(data.resolution), out / "sizes.png")
         pictures.draw_shapes(train, out / "shapes.png")
         pictures.draw_images(train, out / "images.png")
-        missing = _next(steps, "drawing samples", _draw_samples(data, train_instances, samples, out / "samples.png"))
+        missing = next_step(steps, "drawing samples", _draw_samples(data, train_instances, samples, out / "samples.png"))
         _write_page(data, train, val, names, out, missing)
     return out / PAGE
-
-
-def _next(steps: tqdm, what: str, done):
-    """What a step has made, once the bar names the next one."""
-    steps.set_description(what)
-    steps.update()
-    return done
 
 
 def _draw_samples(data: DetectionData, instances: CocoInstances, count: int, path: Path) -> str | None:

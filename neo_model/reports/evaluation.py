@@ -23,6 +23,7 @@ from neo_model.evaluation.tables import MEANING
 from neo_model.reports import findings
 from neo_model.reports.gallery import Gallery, ImageStatistics, image_statistics
 from neo_model.reports.page import write_page
+from neo_model.reports.steps import next_step, step_bar
 
 REPORT_FILE = "report.html"
 IOU_50, IOU_75 = 0, 5
@@ -80,17 +81,19 @@ def analyse(name: str, metrics: dict, arrays: EvaluatedArrays, sizes_wh: np.ndar
         arrays: what there is and what was found.
         sizes_wh: [I, 2] of the images in pixels.
     """
-    errors = error_types(arrays.truth, arrays.found, num_classes=len(arrays.class_names))
-    of_scores = scores(arrays, errors)
-    return Analysis(
-        name=name,
-        metrics=metrics,
-        arrays=arrays,
-        errors=errors,
-        curves=curves(arrays, sizes_wh),
-        scores=of_scores,
-        images=image_statistics(arrays, errors, of_scores.best),
-    )
+    with step_bar(2, f"{name}: errors and what they cost") as steps:
+        errors = error_types(arrays.truth, arrays.found, num_classes=len(arrays.class_names))
+        errors = next_step(steps, f"{name}: curves, AP by size and by place", errors)
+        of_scores = scores(arrays, errors)
+        return Analysis(
+            name=name,
+            metrics=metrics,
+            arrays=arrays,
+            errors=errors,
+            curves=curves(arrays, sizes_wh),
+            scores=of_scores,
+            images=image_statistics(arrays, errors, of_scores.best),
+        )
 
 
 def write_evaluation_report(

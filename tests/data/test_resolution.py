@@ -25,7 +25,7 @@ def test_other_shapes_are_refused_with_the_nearest_sizes(size, nearest):
     assert str(caught.value).endswith("or set data.resolution.any_aspect=true")
 
 
-def test_sizes_that_leave_the_coarsest_map_a_row_are_refused():
+def test_sides_under_64_pixels_are_refused():
     assert Resolution(width=128, height=72).size == (128, 72)
     with pytest.raises(UserError, match="112x63: has a side under 64 pixels; use a larger one"):
         Resolution(width=112, height=63)

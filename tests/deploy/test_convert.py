@@ -96,9 +96,14 @@ def test_a_published_name_is_fetched(make_model, tmp_path, monkeypatch):
     for module in ("neo_model.deploy.convert", "neo_model.models.weights"):
         there = {"hub:rtdetr_r50_coco": tmp_path / "published.pth"}
         monkeypatch.setattr(f"{module}.local_path", lambda path: there.get(str(path), path))
-    monkeypatch.setattr("neo_model.config.build.build_model", lambda name, num_classes: make_model(num_classes=80))
+    built = []
+    monkeypatch.setattr(
+        "neo_model.config.build.build_model_from_config",
+        lambda node, num_classes: built.append(node) or make_model(num_classes=num_classes),
+    )
     out = tmp_path / "out.pth"
     assert main(["ckpt=hub:rtdetr_r50_coco", "model=rtdetr_r50", "to=official", f"out={out}"]) == 0
+    assert (built[0]["backbone"]["depth"], built[0]["_target_"]) == (50, "neo_model.models.RTDETR")
     written = torch.load(out, weights_only=True)["ema"]["module"]
     torch.testing.assert_close(written["decoder.enc_score_head.weight"], published.decoder.enc_score_head.weight.data)
 
