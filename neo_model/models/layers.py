@@ -137,5 +137,6 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, blocked: Tensor | None) -
         return F.scaled_dot_product_attention(query, key, value, attn_mask=None if blocked is None else ~blocked)
     logits = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
     if blocked is not None:
-        logits = logits.masked_fill(blocked, -torch.inf)
+        # Added in place: filling would copy the weights here and once more in the backward pass.
+        logits += torch.zeros_like(blocked, dtype=logits.dtype).masked_fill_(blocked, -torch.inf)
     return logits.softmax(dim=-1).to(value.dtype) @ value
