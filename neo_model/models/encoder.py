@@ -78,7 +78,7 @@ class FusionBlock(nn.Module):
 
     def forward(self, *maps: Tensor) -> Tensor:
         x = joined(*maps)
-        return self.conv3(self.bottlenecks(self.conv1(x)) + self.conv2(x))
+        return self.conv3(self.bottlenecks(self.conv1(x)).add_(self.conv2(x)))
 
 
 class HybridEncoder(nn.Module):

@@ -49,7 +49,7 @@ class BasicBlock(nn.Module):
         self.act = nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.act(self.branch2b(self.branch2a(x)) + self.short(x))
+        return self.act(self.branch2b(self.branch2a(x)).add_(self.short(x)))
 
 
 class Bottleneck(nn.Module):
@@ -69,7 +69,7 @@ class Bottleneck(nn.Module):
         self.act = nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.act(self.branch2c(self.branch2b(self.branch2a(x))) + self.short(x))
+        return self.act(self.branch2c(self.branch2b(self.branch2a(x))).add_(self.short(x)))
 
 
 class Stage(nn.Module):
