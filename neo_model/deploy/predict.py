@@ -14,7 +14,7 @@ from neo_model.data.resolution import Resolution
 from neo_model.data.transforms import FITS, Fit, render
 from neo_model.engine.checkpoint import averaged_weights, read_checkpoint
 from neo_model.engine.evaluation_loop import EvaluationPlan, detect, inference_form
-from neo_model.engine.hardware import Hardware
+from neo_model.engine.hardware import Hardware, compile_for_inference
 from neo_model.utils import UserError
 
 Image = np.ndarray | str | Path
@@ -41,7 +41,11 @@ class Detections:
 
 
 def load_detector(
-    path: str | Path, device: str = "cpu", *, precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    path: str | Path,
+    device: str = "cpu",
+    *,
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32",
+    compile: bool = False,
 ) -> "Detector":
     """A detector from a checkpoint of training, with the averaged weights where there are any.
 
@@ -49,11 +53,13 @@ def load_detector(
         path: ``best.pt`` or ``last.pt`` of a run.
         device: ``cpu``, ``cuda`` or ``cuda:N``.
         precision: of the network; evaluation uses that of its hardware configuration.
+        compile: have torch compile the network, which takes a minute or more at the first image and again for each
+            other number of images in a forward pass.
 
     Raises:
         UserError: the file is missing, damaged or no checkpoint of ours, or there is no such device.
     """
-    hardware = Hardware(device=_checked_device(device), precision=precision)
+    hardware = Hardware(device=_checked_device(device), precision=precision, compile=compile)
     trained = load_trained(path)
     return Detector(
         model=trained.model,
@@ -111,7 +117,7 @@ class Detector:
         size_wh: width and height of the network's input in pixels.
         fit: how an image of another shape fills the input.
         plan: NMS and number of detections of the evaluation.
-        hardware: device and precision.
+        hardware: device and precision, and whether the network is compiled.
     """
 
     def __init__(
@@ -127,6 +133,8 @@ class Detector:
         self.class_names, self.size_wh, self.fit = list(class_names), size_wh, fit
         self.plan, self.hardware = plan, hardware
         self.model = inference_form(model, hardware)
+        if hardware.compile:
+            compile_for_inference(self.model)
 
     def predict(
         self, images: Image | Sequence[Image], *, conf_threshold: float = 0.3, batch_size: int = 8

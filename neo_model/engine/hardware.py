@@ -34,7 +34,8 @@ class Hardware:
         channels_last: memory layout of images and weights.
         cudnn_benchmark: try convolution algorithms for a new input size; not in epochs whose batches differ in size.
         tf32: let float32 matrix products use tensor cores.
-        compile: train with backbone and encoder compiled by torch, anew for each input size.
+        compile: train with backbone and encoder, or predict with the whole model, compiled by torch, anew for each
+            input size.
         recompute: parts of the model whose activations are not kept but computed again in the backward pass.
     """
 
@@ -155,10 +156,20 @@ def compile_parts(model: nn.Module) -> None:
         part.compile(backend=compiler, dynamic=False)
 
 
-class CompilerOrPlain:
-    """torch's compiler; once it has failed, which it says in one line, graphs run as they are."""
+def compile_for_inference(model: nn.Module) -> None:
+    """Compile a whole model in place, each input size at its first batch, with weights that will not change."""
+    model.compile(backend=CompilerOrPlain(freezing=True), dynamic=False)
 
-    def __init__(self) -> None:
+
+class CompilerOrPlain:
+    """torch's compiler; once it has failed, which it says in one line, graphs run as they are.
+
+    Args:
+        freezing: the weights are constants, which it lays out once and for all.
+    """
+
+    def __init__(self, *, freezing: bool = False) -> None:
+        self.patches = {"freezing": freezing}
         self.failed = False
 
     def __call__(self, graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> Callable:
@@ -166,11 +177,11 @@ class CompilerOrPlain:
 
         if not self.failed:
             try:
-                return compile_fx(copy.deepcopy(graph), inputs)
+                return compile_fx(copy.deepcopy(graph), inputs, config_patches=self.patches)
             except Exception as error:  # a missing compiler or an operation that it lacks show as almost anything
                 self.failed = True
                 reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-                log.warning("hardware.compile: torch cannot compile here (%s); training goes on without", reason)
+                log.warning("compile: torch cannot compile here (%s); going on without", reason)
         return graph.forward
 
 

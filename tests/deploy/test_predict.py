@@ -1,6 +1,7 @@
 """Detections of `load_detector` are evaluation's, in pixels of each source image."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -8,6 +9,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+import torch._inductor.compile_fx
 from scipy.optimize import linear_sum_assignment
 
 import neo_model
@@ -53,6 +55,27 @@ def test_the_boxes_are_those_that_evaluation_writes(fit, make_checkpoint, image_
         torch.testing.assert_close(detections.scores.tolist(), [e["score"] for e in expected], atol=1e-5, rtol=0)
         ids = [CLASSES["category_ids"][label] for label in detections.labels.tolist()]
         assert ids == [entry["category_id"] for entry in expected]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch compiles for CPUs with g++")
+@pytest.mark.filterwarnings("ignore")  # of torch's compiler
+def test_a_compiled_detector_is_compiled_once_and_finds_the_same(make_checkpoint, image_paths, monkeypatch, caplog):
+    torch._dynamo.reset()
+    compiled, compile_fx = [], torch._inductor.compile_fx.compile_fx
+    monkeypatch.setattr(
+        "torch._inductor.compile_fx.compile_fx",
+        lambda graph, *others, **options: compiled.append(options) or compile_fx(graph, *others, **options),
+    )
+    checkpoint = make_checkpoint()
+    plain, fast = (neo_model.load_detector(checkpoint, compile=chosen) for chosen in (False, True))
+    graphs_after = []
+    for path in image_paths:
+        assert_same(*(detector.predict(path, conf_threshold=0) for detector in (plain, fast)))
+        graphs_after.append(len(compiled))
+    assert len(image_paths) > 1 and graphs_after[0] == graphs_after[-1] > 0
+    assert all(options["config_patches"] == {"freezing": True} for options in compiled)
+    assert not caplog.records, "torch could not compile"
 
 
 def test_one_image_gives_one_result_and_a_list_a_list(detector, image_paths):

@@ -11,8 +11,8 @@ from neo_model.engine.progress import Progress
 from neo_model.engine.training_loop import train_one_epoch
 from neo_model.models import deformable, encoder, layers
 from neo_model.models.decoder import Decoder
-from neo_model.models.deformable import Tokens
 from tests.losses.plain import flat_pairs, plain_losses
+from tests.models.plain import select_after_the_heads
 
 STEPS = 30
 
@@ -29,16 +29,6 @@ class PlainCriterion(nn.Module):
         for layer in outputs["dn_aux_outputs"]:
             terms += plain_losses(layer, targets, num_boxes=num_boxes * meta["dn_num_group"], pairs_of=pairs)
         return {str(i): term for i, term in enumerate(terms)}
-
-
-def select_after_the_heads(decoder: Decoder, memory: Tokens) -> tuple[Tensor, Tensor, dict]:
-    """The heads run on all tokens, with gradients, and the best are picked from what they say."""
-    anchors_S4, valid_N1, row_BS = decoder._cached_anchors(memory)
-    tokens = decoder.enc_output((memory.rows_ND * valid_N1)[row_BS])
-    logits, boxes_unact = decoder.enc_score_head(tokens), decoder.enc_bbox_head(tokens) + anchors_S4
-    best = logits.amax(-1).topk(decoder.num_queries, dim=1).indices[..., None]
-    tokens, logits, boxes_unact = (x.take_along_dim(best, dim=1) for x in (tokens, logits, boxes_unact))
-    return tokens.detach(), boxes_unact.detach(), {"pred_logits": logits, "pred_boxes": boxes_unact.sigmoid()}
 
 
 def normalize_then_silu(inputs: list[Tensor], norms: list[nn.Module]) -> Tensor:

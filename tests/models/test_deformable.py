@@ -78,6 +78,24 @@ def test_mixing_first_equals_projecting_first_to_the_last_digits(form, monkeypat
         torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
 
 
+def test_in_bfloat16_gradients_are_those_of_the_plain_form_to_its_rounding(monkeypatch):
+    """Mixing first has a gradient of its own, in which bfloat16 rows are scattered and multiplied."""
+    torch.manual_seed(0)
+    attention = DeformableAttention(32, num_heads=4, num_points=[4, 4, 4])
+    for parameter in attention.parameters():
+        nn.init.normal_(parameter, std=0.2)
+    maps = [torch.randn(2, 32, *size).bfloat16() for size in ((18, 32), (9, 16), (5, 8))]
+    query, reference = torch.randn(2, 20, 32).bfloat16(), torch.rand(2, 20, 4)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        half = outcome(True, attention, query, reference, Tokens.of(maps), monkeypatch)
+    exact = outcome(
+        False, attention.double(), query.double(), reference.double(), Tokens.of([x.double() for x in maps]), monkeypatch
+    )
+    assert half[2].dtype == torch.bfloat16, "the tokens' gradient"
+    for ours, theirs in zip(half, exact, strict=True):
+        assert (ours.double() - theirs).norm() < 0.02 * theirs.norm()
+
+
 def test_a_position_that_is_not_a_number_shows_in_the_output():
     """It must reach the check on predictions, not read foreign memory."""
     memory = Tokens.of([torch.randn(1, 4, 3, 5)])

@@ -1,6 +1,7 @@
 """What a training forward and backward pass does: gradients everywhere, frozen parts frozen, no surprises."""
 
 import copy
+import functools
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ import torch
 from neo_model.losses import Criterion, HungarianMatcher
 from neo_model.models import ResNetVD, TorchvisionResNet
 from neo_model.models.layers import FrozenBatchNorm2d
+from tests.models.plain import select_after_the_heads
 
 
 def total_loss(model, images, targets, num_classes=3) -> torch.Tensor:
@@ -52,6 +54,31 @@ def test_every_trainable_parameter_has_a_finite_gradient(make_model, make_target
     assert loss.isfinite()
     loss.backward()
     assert_every_parameter_learns(model)
+
+
+def test_heads_on_the_selected_tokens_have_the_loss_and_gradients_of_heads_on_all(make_model, make_targets):
+    model = make_model(num_denoising=0).double().train()
+    warm(model)
+    images = torch.rand(2, 3, 96, 160, dtype=torch.float64)
+    targets = [target | {"boxes": target["boxes"].double()} for target in make_targets(3, 1)]
+    plain = copy.deepcopy(model)
+    plain.decoder._select = functools.partial(select_after_the_heads, plain.decoder)
+    losses = [total_loss(m, images, targets) for m in (model, plain)]
+    torch.testing.assert_close(*losses, rtol=1e-12, atol=0)
+    for loss in losses:
+        loss.backward()
+    assert_every_parameter_learns(model)
+    for ours, theirs in zip(model.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-9, atol=1e-10)
+
+
+def test_a_frozen_stem_keeps_nothing_for_the_backward_pass():
+    for frozen in (True, False):
+        kept = []
+        stem = ResNetVD(depth=10, width=8, freeze_stem=frozen, freeze_norm=True).conv1
+        with torch.autograd.graph.saved_tensors_hooks(lambda x, kept=kept: kept.append(x) or x, lambda x: x):
+            assert stem(torch.rand(1, 3, 32, 32)).requires_grad != frozen
+        assert bool(kept) != frozen
 
 
 def test_version_2_learns_with_its_own_points_and_names_the_encoders_losses(make_model, make_targets):
