@@ -210,19 +210,13 @@ class Decoder(nn.Module):
             return torch.where(valid_N1[:, 0], best(rows_ND), best(rows_ND.new_zeros(1, rows_ND.shape[1])))
 
     def _cached_anchors(self, memory: Tokens) -> tuple[Tensor, Tensor, Tensor]:
-        """By sizes and batch: anchor logits [S, 4], whether each row's anchor is valid [N, 1], and the row of every
-        image's tokens [B, S]."""
-        device = memory.rows_ND.device
-        key = (*memory.sizes, memory.batch_size, device)
+        """What `_anchors_of` gives, kept by sizes and batch."""
+        if torch.compiler.is_compiling():  # a graph that had met the dictionary empty would not do once it is filled
+            return _anchors_of(memory)
+        key = (*memory.sizes, memory.batch_size, memory.rows_ND.device)
         if key not in self._anchors:
             with torch.inference_mode(False):  # a first call under inference_mode must not spoil later training
-                anchors, valid = make_anchors(memory.sizes)
-                firsts = memory.first_rows().unbind(1)
-                rows = [first[:, None] + torch.arange(n) for first, n in zip(firsts, memory.counts, strict=True)]
-                row_BS = torch.cat(rows, dim=1)
-                valid_N1 = torch.empty(row_BS.numel(), 1, dtype=torch.bool)
-                valid_N1[row_BS] = valid
-                self._anchors[key] = tuple(x.to(device) for x in (anchors[0], valid_N1, row_BS))
+                self._anchors[key] = _anchors_of(memory)
         return self._anchors[key]
 
     def _denoise(self, targets: list[dict[str, Tensor]], num_queries: int) -> DenoisingQueries:
@@ -266,6 +260,17 @@ class Decoder(nn.Module):
                 break
             previous, reference = refined, refined.detach()
         return all_logits, all_boxes
+
+
+def _anchors_of(memory: Tokens) -> tuple[Tensor, Tensor, Tensor]:
+    """Anchor logits [S, 4], whether each row's anchor is valid [N, 1], and the row of every image's tokens [B, S]."""
+    anchors, valid = make_anchors(memory.sizes)
+    firsts = memory.first_rows().unbind(1)
+    rows = [first[:, None] + torch.arange(n) for first, n in zip(firsts, memory.counts, strict=True)]
+    row_BS = torch.cat(rows, dim=1)
+    valid_N1 = torch.empty(row_BS.numel(), 1, dtype=torch.bool)
+    valid_N1[row_BS] = valid
+    return tuple(x.to(memory.rows_ND.device) for x in (anchors[0], valid_N1, row_BS))
 
 
 def _training_outputs(logits: list[Tensor], boxes: list[Tensor], denoising: DenoisingQueries | None) -> dict:
