@@ -35,6 +35,7 @@ def fake_gpu() -> Iterator[None]:
             (torch.nn.functional, "scaled_dot_product_attention", _efficient_attention),
             # Autocast switches itself off where there is no GPU.
             (torch.cuda.amp.common, "amp_definitely_not_available", lambda: False),
+            (torch.cuda, "is_bf16_supported", lambda including_emulation=True: True),
             # Clipping handles all gradients in one operation, as with real tensors.
             (_foreach_utils, "_foreach_supported_types", [*_foreach_utils._foreach_supported_types, FakeTensor]),
             # Recomputation runs a block once for each pass of the engine, which it knows by this number.

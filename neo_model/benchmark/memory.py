@@ -1,6 +1,6 @@
 """What an R50 training step at 1920x1080 asks of a GPU: peak memory, bytes moved, operations, arithmetic.
 
-Counted on shapes alone by `FakeTensorMode`, with fp16 autocast, the weight average and fused AdamW, beside
+Counted on shapes alone by `FakeTensorMode`, with half-precision autocast, the weight average and fused AdamW, beside
 ``transformers``' model with the same settings. With ``--device cuda`` both also run for real.
 """
 
@@ -24,7 +24,7 @@ from neo_model.benchmark.subjects import (
 )
 from neo_model.benchmark.table import Report, Row, Table
 from neo_model.benchmark.training import our_learner, our_step, peer_step
-from neo_model.engine.hardware import Hardware
+from neo_model.engine.hardware import PRECISIONS, Hardware
 from neo_model.optim import Ema
 from neo_model.optim.ema import WeightAverage
 
@@ -50,21 +50,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch", type=int, default=4, help="images (4)")
     parser.add_argument("--boxes", type=int, default=10, help="boxes an image (10)")
     parser.add_argument("--depth", type=int, choices=(18, 50), default=50, help="of the backbone (50)")
+    parser.add_argument("--precision", choices=("fp16", "bf16"), default="fp16", help="of autocast (fp16)")
     parser.add_argument("--model", metavar="NAME", help="a model of conf/model instead, without the peer")
 
 
 def run(arguments: argparse.Namespace) -> Report:
     """Count ours and the peer."""
-    depth, (height, width), shape = arguments.depth, arguments.size, (arguments.batch, arguments.boxes)
+    depth, (height, width) = arguments.depth, arguments.size
+    shape, dtype = (arguments.batch, arguments.boxes), PRECISIONS[arguments.precision]
     padded = (-(-height // 32) * 32, -(-width // 32) * 32)
     model = arguments.model or depth
-    counts = {"ours": count_ours(model, height, width, *shape)}
-    for parts in RECOMPUTED:
-        counts[f"ours, recompute [{', '.join(parts)}]"] = count_ours(model, height, width, *shape, recompute=parts)
-    size = f"{width}x{height}, batch {arguments.batch}, fp16 autocast"
+    counts = {}
+    for parts in ([], *RECOMPUTED):
+        name = f"ours, recompute [{', '.join(parts)}]" if parts else "ours"
+        counts[name] = count_ours(model, height, width, *shape, recompute=parts, dtype=dtype)
+    size = f"{width}x{height}, batch {arguments.batch}, {arguments.precision} autocast"
     if arguments.model:
         return Report("memory", counted_tables(f"{model} {size}", counts, arguments.batch), NOTES)
-    counts[PEER] = count_peer(depth, *padded, *shape)
+    counts[PEER] = count_peer(depth, *padded, *shape, dtype=dtype)
     title = f"R{depth} {size}"
     tables = counted_tables(title, counts, arguments.batch)
     if arguments.device == "cuda":
@@ -73,7 +76,14 @@ def run(arguments: argparse.Namespace) -> Report:
 
 
 def count_ours(
-    model: int | str, height: int, width: int, num_images: int, num_boxes: int, *, recompute: Collection[str] = ()
+    model: int | str,
+    height: int,
+    width: int,
+    num_images: int,
+    num_boxes: int,
+    *,
+    recompute: Collection[str] = (),
+    dtype: torch.dtype = torch.float16,
 ) -> OperationCounter:
     """Our training step of a depth or of a model of conf/model, with images as our loader hands them over, as uint8."""
     with fake_gpu():
@@ -83,21 +93,23 @@ def count_ours(
         images = batch.images.to(torch.uint8)
 
         def loss() -> Tensor:
-            with torch.autocast("cuda", dtype=torch.float16):
+            with torch.autocast("cuda", dtype=dtype):
                 outputs = model(images, batch.targets)
             return sum(criterion(outputs, batch.targets).values())
 
         return count_step(model, loss, [images])
 
 
-def count_peer(depth: int, height: int, width: int, num_images: int, num_boxes: int) -> OperationCounter:
+def count_peer(
+    depth: int, height: int, width: int, num_images: int, num_boxes: int, *, dtype: torch.dtype
+) -> OperationCounter:
     """The step of ``transformers``' model, with its float images."""
     with fake_gpu():
         model = _on_gpu(peer_model, depth)
         batch = random_batch(height, width, num_images=num_images, num_boxes=num_boxes, device="cuda")
 
         def loss() -> Tensor:
-            with torch.autocast("cuda", dtype=torch.float16):
+            with torch.autocast("cuda", dtype=dtype):
                 return model(pixel_values=batch.images, labels=batch.peer_targets).loss
 
         # It asks the device how many denoising queries shall find a target: each box once in every group.
@@ -183,12 +195,12 @@ def counted_tables(title: str, counts: dict[str, OperationCounter], num_images: 
 
 
 def _real_tables(title: str, padded: tuple[int, int], arguments: argparse.Namespace) -> list[Table]:
-    """Peak of the allocator and time of real steps, in fp16."""
-    hardware = Hardware(device="cuda", precision="fp16")
+    """Peak of the allocator and time of real steps."""
+    hardware = Hardware(device="cuda", precision=arguments.precision)
     hardware.set_backends()
     shape = {"num_images": arguments.batch, "num_boxes": arguments.boxes, "device": "cuda"}
     ours, peer = random_batch(*arguments.size, **shape), random_batch(*padded, **shape)
-    options = {"precision": "fp16", "channels_last": True, "fused": True, "average": True}
+    options = {"precision": arguments.precision, "channels_last": True, "fused": True, "average": True}
 
     def our_candidate() -> Callable[[], object]:
         learner = our_learner(arguments.depth, hardware, average=True)

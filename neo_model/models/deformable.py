@@ -141,9 +141,7 @@ class DeformableAttention(nn.Module):
 
 
 def mixing_first_pays(memory: Tokens, num_queries: int) -> bool:
-    """Whether there are so many more tokens than queries; torch has no gradient of it for bfloat16 on a GPU."""
-    if memory.rows_ND.is_cuda and memory.rows_ND.dtype == torch.bfloat16 and memory.rows_ND.requires_grad:
-        return False
+    """Whether there are so many more tokens than queries."""
     least = MIX_FIRST_FROM_AS_PUBLISHED if rounds_as_published(memory.rows_ND) else MIX_FIRST_FROM
     return sum(memory.counts) >= least * num_queries
 

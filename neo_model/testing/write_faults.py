@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from tqdm import tqdm
 
 from neo_model.engine.checkpoint_folder import CheckpointFolder
 from neo_model.testing.failing_disk import FailingDisk, Operation
@@ -167,21 +168,22 @@ def _wrong_end(exit_code: int, said: str) -> Iterator[str]:
         yield "not ended by one line"
 
 
-def write_faults(folder: Path, *, every: int = 1, first: int = 0) -> Iterator[Trial]:
-    """Every trial in turn.
+def planned(training: Training, *, every: int = 1, first: int = 0) -> list[tuple[Path | None, Operation, int]]:
+    """What is to fail, by which error, in a training that starts (None) or in one that goes on from a copied run.
 
     Args:
-        folder: an empty one.
+        training: the one to try.
         every, first: take only one operation in so many, from which on.
     """
-    training = Training(folder)
     from_start = training.count(None)
     saves = [operation for operation in from_start if operation.what == "rename last.pt"]
     stopped = training.stopped_at(saves[len(saves) // 2])
-    for begun, operations in ((None, from_start), (stopped, training.count(stopped))):
-        for operation in operations[first::every]:
-            for error in ERRORS:
-                yield training.trial(begun, operation, error)
+    return [
+        (begun, operation, error)
+        for begun, operations in ((None, from_start), (stopped, training.count(stopped)))
+        for operation in operations[first::every]
+        for error in ERRORS
+    ]
 
 
 def table(trials: list[Trial]) -> str:
@@ -199,12 +201,14 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, help="an empty one on the disk to try; a temporary one by default")
     options = parser.parse_args()
     torch.set_num_threads(1)  # a process with threads must not be forked
+    tqdm.monitor_interval = 0  # nor one with tqdm's
     began, trials = time.monotonic(), []
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
-        for trial in write_faults(Path(folder), every=options.every, first=options.first):
-            trials.append(trial)
+        training = Training(Path(folder))
+        for what in tqdm(planned(training, every=options.every, first=options.first), unit="failure", disable=None):
+            trials.append(trial := training.trial(*what))
             for failure in trial.failures:
-                print(f"{trial.operation}, {os.strerror(trial.error)}: {failure}", flush=True)
+                tqdm.write(f"{trial.operation}, {os.strerror(trial.error)}: {failure}")
     failed = sum(bool(trial.failures) for trial in trials)
     print(table(trials))
     verdict = f"{failed} of them not survived" if failed else "all survived, and all ends equal the one without a fault"
