@@ -18,6 +18,7 @@ from neo_model.config.run_dir import check_unused, chosen_folder, new_folder
 from neo_model.config.schema import EVALUATION_SETTINGS
 from neo_model.config.secrets import redacted
 from neo_model.utils import UserError
+from neo_model.utils.messages import tell
 
 USER_ERROR, INTERRUPTED = 2, 130
 AUTO = "auto"
@@ -38,11 +39,11 @@ def main(job: str, arguments: list[str] | None = None) -> int:
         return _train(options) if job == "train" else _evaluate(options)
     except UserError as error:
         if "debug=true" in (argument.lower() for argument in arguments):
-            print(redacted(traceback.format_exc()), end="", file=sys.stderr)
-        print(f"error: {redacted(str(error))}", file=sys.stderr)
+            tell(redacted(traceback.format_exc()).rstrip())
+        tell(f"error: {redacted(str(error))}")
         return USER_ERROR
     except KeyboardInterrupt as interruption:
-        print(f"stopped: {str(interruption) or 'interrupted'}", file=sys.stderr)
+        tell(f"stopped: {str(interruption) or 'interrupted'}")
         return getattr(interruption, "exit_code", INTERRUPTED)
 
 

@@ -20,6 +20,7 @@ from neo_model.data import Classes, DetectionData
 from neo_model.data.workers import telling_of_lost_workers
 from neo_model.engine import Runner, RunSettings
 from neo_model.engine.checkpoint import averaged_weights, read_checkpoint
+from neo_model.engine.checkpoint_folder import CheckpointFolder
 from neo_model.engine.latency import latency_ms
 from neo_model.engine.progress import Interrupted
 from neo_model.engine.run_lock import training_alone
@@ -56,6 +57,8 @@ def train_job(config: DictConfig, open_folder: Callable[[], Path], *, resume: bo
         model = _starting_model(config, data.classes, resume=resume)
         run_dir = open_folder()
         held.enter_context(training_alone(run_dir))
+        if not resume:
+            _refuse_saved(run_dir)
         file_log.setTarget(LogFile(run_dir / "train.log"))
         if not resume:
             write_whole(run_dir / "config.yaml", OmegaConf.to_yaml(config))
@@ -73,6 +76,17 @@ def train_job(config: DictConfig, open_folder: Callable[[], Path], *, resume: bo
         log.info("done: %s reached AP %.4f at its best", run_dir, best)
         log.info("next: python eval.py %s", typed("ckpt", runner.checkpoints.best))
     return best
+
+
+def _refuse_saved(run_dir: Path) -> None:
+    """Let nothing that is saved be written over: what another process has left since it was looked for, or best weights
+    whose states somebody has removed."""
+    checkpoints = CheckpointFolder(run_dir)
+    if not checkpoints.is_empty():
+        raise UserError(str(run_dir), "another process has trained here meanwhile", "start again with resume=auto")
+    if checkpoints.best.exists():
+        remedy = "move it away, or choose another folder"
+        raise UserError(str(checkpoints.best), "is there, but no state to go on from", remedy)
 
 
 def _starting_model(config: DictConfig, classes: Classes, *, resume: bool) -> nn.Module:

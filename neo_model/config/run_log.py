@@ -10,6 +10,7 @@ from pathlib import Path
 from neo_model.config.secrets import RedactingFilter
 from neo_model.engine.console import ConsoleHandler
 from neo_model.utils import UserError
+from neo_model.utils.messages import tell
 
 log = logging.getLogger("neo_model")
 
@@ -71,4 +72,4 @@ class LogFile(logging.FileHandler):
         if not self._warned:
             self._warned = True
             reason = error.strerror or error
-            print(f"warning: {self.baseFilename}: cannot be written ({reason}); the run goes on", file=sys.stderr)
+            tell(f"warning: {self.baseFilename}: cannot be written ({reason}); the run goes on")

@@ -44,6 +44,7 @@ from neo_model.reports.sweep_jobs import FAILED, FINISHED, INTERRUPTED, RESULT_F
 from neo_model.reports.sweep_tables import terminal_text
 from neo_model.utils import UserError
 from neo_model.utils.files import telling_of_refusal, write_whole
+from neo_model.utils.messages import tell
 
 SWEEP_SETTINGS = {"skip_existing": bool, "zip": list[str]}  # the node `sweep`
 REPORT_LOCK = ".report.lock"
@@ -165,11 +166,11 @@ def run_job(config: DictConfig) -> float | None:
     attempt = earlier_attempt(run_dir, overrides) if skip else None
     run_dir, earlier = attempt or (unused_folder(run_dir), {})
     if earlier.get("status") == FINISHED:
-        print(f"\njob {run_dir.name}: is there already", file=sys.stderr)
+        tell(f"\njob {run_dir.name}: is there already")
         _write(run_dir, earlier | mark)
         return earlier["AP"]
     result["folder"] = run_dir.name
-    print(f"\njob {run_dir.name}", file=sys.stderr)
+    tell(f"\njob {run_dir.name}")
     knows_time = earlier.get("seconds", 0.0) is not None  # an attempt that was killed has left none
     earlier, started = {"seconds": 0.0} | earlier, time.monotonic()
     _write(run_dir, result)
@@ -178,13 +179,13 @@ def run_job(config: DictConfig) -> float | None:
         result |= _train(config, run_dir) | {"status": FINISHED}
     except UserError as error:
         result |= {"status": FAILED, "error": redacted(str(error)), "user_error": True}
-        print(f"error: {result['error']}", file=sys.stderr)
+        tell(f"error: {result['error']}")
     except KeyboardInterrupt:
         result["status"] = INTERRUPTED
         raise
     except Exception as error:  # a crash of one job must not take the others with it; it is shown and tabled
         result |= {"status": FAILED, "error": redacted(traceback.format_exception_only(error)[-1].strip())}
-        print(redacted(traceback.format_exc()), end="", file=sys.stderr)
+        tell(redacted(traceback.format_exc()).rstrip())
     finally:
         result["seconds"] = time.monotonic() - started + earlier["seconds"] if knows_time else None
         _write(run_dir, result)
@@ -212,7 +213,7 @@ def _train(config: DictConfig, run_dir: Path) -> dict:
         latency = jobs.latency_of(config, checkpoints.best)
     except Exception as error:  # whatever keeps the model from being timed, it is trained
         said = error if isinstance(error, UserError) else traceback.format_exception_only(error)[-1].strip()
-        print(f"warning: {run_dir.name}: its latency is not known: {redacted(str(said))}", file=sys.stderr)
+        tell(f"warning: {run_dir.name}: its latency is not known: {redacted(str(said))}")
     return {"AP": best, "latency_ms": latency}
 
 
@@ -221,7 +222,7 @@ def _write(run_dir: Path, result: dict) -> None:
     try:
         write_whole(run_dir / RESULT_FILE, json.dumps(result) + "\n")
     except UserError as error:
-        print(f"warning: {error}", file=sys.stderr)
+        tell(f"warning: {error}")
 
 
 def _report(folder: Path) -> list[SweepJob]:
@@ -230,7 +231,7 @@ def _report(folder: Path) -> list[SweepJob]:
         with _one_at_a_time(folder):
             return write_sweep_report(folder)
     except UserError as error:
-        print(f"warning: {error}", file=sys.stderr)
+        tell(f"warning: {error}")
         return []
 
 

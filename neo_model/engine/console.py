@@ -114,7 +114,12 @@ class ProgressLine:
         if not self._visible or now - self._shown_at < every_seconds:
             return
         self._shown_at = now
-        text = self._text(now)
+        try:
+            self._write(self._text(now))
+        except OSError:  # a full disk or a closed pipe: no reason to stop
+            self._visible, self._bar = False, None
+
+    def _write(self, text: str) -> None:
         if self._bar is None:
             print(text, file=self._stream, flush=True)
             return

@@ -224,7 +224,7 @@ def follow(
             f"step {progress.step}",
             f"{MAX_SKIPPED_IN_A_ROW} steps in a row had a loss or gradient that is not finite, last with images "
             f"{image_ids[:8]}",
-            "lower optim.lr, or use hardware.precision=fp32",
+            "resume with hardware.precision=fp32, or start a new run with a lower optim.lr",
         )
 
 

@@ -1,5 +1,6 @@
 """From queries to detections."""
 
+import torch
 from torch import Tensor
 
 
@@ -12,9 +13,11 @@ def postprocess(outputs: dict[str, Tensor], *, num_top: int = 300) -> tuple[Tens
 
     Returns:
         labels int64 [B, K], boxes cxcywh in 0..1 [B, K, 4], scores [B, K] in descending order;
-        K = min(num_top, Q * C).
+        K = min(num_top, Q * C). The score of a logit that is NaN or infinite is NaN, and such scores come first.
     """
-    scores_BQC = outputs["pred_logits"].float().sigmoid()
+    logits_BQC = outputs["pred_logits"].float()
+    # A sigmoid would make 1 or 0 of an infinite logit, which then passed for a detection or for none.
+    scores_BQC = logits_BQC.sigmoid().where(logits_BQC.isfinite(), torch.nan)
     num_classes = scores_BQC.shape[-1]
     scores, index = scores_BQC.flatten(1).topk(min(num_top, scores_BQC[0].numel()), dim=1)
     query = (index // num_classes)[..., None].expand(-1, -1, 4)

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from neo_model.config.command_line import main
+from neo_model.config.compose import compose_training
+from neo_model.config.jobs import train_job
 from neo_model.engine.checkpoint import read_checkpoint
 from neo_model.engine.checkpoint_folder import CheckpointFolder
 from neo_model.engine.progress import StopRequest
@@ -39,6 +41,33 @@ def flip(path: Path) -> None:
     damaged = bytearray(path.read_bytes())
     damaged[len(damaged) // 2] ^= 1
     path.write_bytes(damaged)
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != "training.lock"}
+
+
+def test_best_weights_whose_states_were_removed_are_not_trained_over(command, steps, straight):
+    run_dir = Path(shutil.copytree(straight, "run"))
+    for state in (run_dir / "checkpoints").glob("[ls]*.pt"):
+        state.unlink()
+    before = contents(run_dir)
+    outcome = command("train", *steps, "epochs=2", "hydra.run.dir=run", "resume=auto")
+    assert outcome.code == 2
+    said = "best.pt: is there, but no state to go on from; move it away, or choose another folder"
+    assert outcome.err.splitlines()[-1].endswith(said)
+    assert contents(run_dir) == before
+
+
+def test_what_another_process_saved_meanwhile_is_not_trained_over(steps, straight, tmp_path):
+    """Between the look at a folder and its lock lies the reading of all data."""
+    config = compose_training([*steps, "epochs=2"])
+    run_dir = tmp_path / "run"
+    with pytest.raises(UserError, match="another process has trained here meanwhile; start again with resume=auto"):
+        train_job(config, lambda: Path(shutil.copytree(straight, run_dir)))
+    assert {p.relative_to(run_dir): b for p, b in contents(run_dir).items()} == {
+        p.relative_to(straight): b for p, b in contents(straight).items()
+    }
 
 
 def test_row_31_a_flipped_bit_sends_the_run_back_to_the_checkpoint_before(command, straight):

@@ -1,17 +1,24 @@
 """Figures on full disks, without a network and after a resume, rows 37 and 38 of the README's table."""
 
+import contextlib
 import json
 import logging
 import os
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from neo_model.config.run_log import LogFile, run_log
+from neo_model.engine.console import ProgressLine
 from neo_model.engine.loggers import TensorBoardLogger, WandbLogger
 from neo_model.engine.metrics_file import MetricsFile, Rewound
 from tests.engine.test_loggers import CONFIG, read_tensorboard, records
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_row_37_metrics_on_a_full_disk_cost_one_warning_and_later_lines_are_whole(tmp_path, caplog):
@@ -38,6 +45,23 @@ def test_row_37_a_log_file_on_a_full_disk_costs_one_warning(tmp_path, capsys):
     said = capsys.readouterr().err.splitlines()
     warning = f"warning: {path}: cannot be written (No space left on device); the run goes on"
     assert said.count(warning) == 1 and [line for line in said if line != warning] == ["step 0", "step 1", "step 2"]
+
+
+def test_row_37_a_terminal_that_cannot_be_written_is_no_reason_to_stop():
+    with open("/dev/full", "w") as stream:
+        line = ProgressLine(total=3, start=0, stream=stream)
+        for _ in range(3):
+            line.advance(loss=1.0)
+        line.close()
+        with contextlib.suppress(OSError):
+            stream.close()  # Python's buffer still holds what the disk refused
+
+
+def test_row_37_a_full_disk_for_what_the_terminal_shows_ends_no_training(tiny, tmp_path):
+    command = [sys.executable, "train.py", *tiny, "epochs=1", f"hydra.run.dir={tmp_path / 'run'}"]
+    with open("/dev/full", "w") as full:
+        assert subprocess.run(command, cwd=ROOT, stdout=full, stderr=full).returncode == 0
+    assert (tmp_path / "run" / "checkpoints" / "last.pt").is_file()
 
 
 def test_row_37_tensorboard_on_a_full_disk_warns_once_and_the_run_goes_on(tmp_path, caplog, monkeypatch):

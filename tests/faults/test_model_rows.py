@@ -5,7 +5,10 @@ import math
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
+from neo_model.data.transforms import FITS
+from neo_model.engine import EvaluationPlan, Hardware, evaluate
 from neo_model.evaluation import SUMMARY_KEYS, CocoEvaluator
 from neo_model.losses import Criterion, HungarianMatcher
 from tests.evaluation.test_coco import CATEGORY_IDS, evaluated, random_case
@@ -44,6 +47,21 @@ def test_row_18_predictions_that_are_not_finite_are_an_error_naming_the_image(va
     (boxes if where == "box" else scores)[1] = value
     with pytest.raises(FloatingPointError, match="image 103"):
         CocoEvaluator(ground_truth, CATEGORY_IDS).update(103, boxes, scores, np.zeros(2))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_row_18_a_logit_that_is_not_finite_is_an_error_and_no_score(value):
+    """A sigmoid would make 1 or 0 of an infinite one."""
+    ground_truth, _ = random_case()
+    logits = torch.zeros(1, 5, len(CATEGORY_IDS))
+    logits[0, 3, 1] = value
+    model = nn.Identity()
+    model.forward = lambda images: {"pred_logits": logits, "pred_boxes": torch.full((1, 5, 4), 0.5)}
+    target = {"image_id": 103, "affine": FITS["stretch"]((64, 64), (64, 64)).affine, "source_wh": (64, 64)}
+    evaluator = CocoEvaluator(ground_truth, CATEGORY_IDS)
+    hardware = Hardware(device="cpu", precision="fp32")
+    with pytest.raises(FloatingPointError, match="image 103"):
+        evaluate(model, [(torch.zeros(1, 3, 64, 64), [target])], evaluator, EvaluationPlan(), hardware)
 
 
 def test_row_39_a_batch_without_any_box_runs_the_same_graph(make_model, make_targets):

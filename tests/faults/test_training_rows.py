@@ -124,7 +124,7 @@ def test_row_35_steps_without_a_finite_loss_change_nothing_and_end_the_run(
     assert outcome.code == 2 and "Traceback" not in outcome.err
     error = outcome.err.splitlines()[-1]
     said = "error: step 2: 4 steps in a row had a loss or gradient that is not finite, last with images ["
-    assert error.startswith(said) and error.endswith("lower optim.lr, or use hardware.precision=fp32")
+    assert error.startswith(said) and error.endswith("resume with hardware.precision=fp32, or start a new run with a lower optim.lr")
     assert outcome.err.count("step 2 skipped: its loss or gradient is not finite") == 3
     assert [line["train/skipped"] for line in lines("run") if "train/skipped" in line] == [1.0] * 3
     changed = different(torch.load("before.pt", weights_only=True), last("run"))
