@@ -53,17 +53,27 @@ def learner_watchers(learner: Learner) -> list[Watcher]:
 
 @contextmanager
 def watched(watchers: list[Watcher], spent: dict[str, float], device: torch.device) -> Iterator[None]:
-    """Adds the seconds of each watched call to its part in ``spent`` while the context lasts."""
+    """Adds the seconds of each watched call to its part in ``spent`` while the context lasts.
+
+    What a watched call spends within another one is its own and not the other's.
+    """
     wait = waiter(device)
+    within: list[float] = []  # for each call that has not ended, the seconds of the watched calls in it
 
     def timed(part: str, call: Callable) -> Callable:
         @functools.wraps(call)
         def timed_call(*args, **kwargs):
             wait()
+            within.append(0.0)
             start = time.perf_counter()
-            result = call(*args, **kwargs)
-            wait()
-            spent[part] += time.perf_counter() - start
+            try:
+                result = call(*args, **kwargs)
+                wait()
+            finally:
+                seconds = time.perf_counter() - start
+                spent[part] += seconds - within.pop()
+                if within:
+                    within[-1] += seconds
             return result
 
         return timed_call

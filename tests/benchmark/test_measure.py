@@ -3,12 +3,15 @@
 import subprocess
 import sys
 import time
+from collections import defaultdict
 from itertools import accumulate, cycle
 
 import pytest
+import torch
 
 from neo_model.benchmark import measure
 from neo_model.benchmark.measure import Timing, interleaved, seconds_of_other_processes
+from neo_model.benchmark.step_parts import watched
 
 
 def undisturbed():
@@ -80,3 +83,22 @@ def test_the_work_of_a_child_is_ours_and_that_of_others_is_not():
             return
         time.sleep(0.05)
     pytest.fail("the other process's CPU time was not seen")
+
+
+def test_what_is_spent_within_another_watched_call_counts_once():
+    class Work:
+        def outer(self) -> None:
+            time.sleep(0.02)
+            self.inner()
+
+        def inner(self) -> None:
+            time.sleep(0.05)
+
+    spent = defaultdict(float)
+    started = time.perf_counter()
+    with watched([(Work, "outer", "outer"), (Work, "inner", "inner")], spent, torch.device("cpu")):
+        Work().outer()
+        Work().inner()
+    seconds = time.perf_counter() - started
+    assert spent["inner"] >= 0.1 and spent["outer"] >= 0.02
+    assert sum(spent.values()) <= seconds
