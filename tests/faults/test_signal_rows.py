@@ -1,9 +1,16 @@
 """Signals to a training, row 33 of the table of the README."""
 
+import hashlib
+import multiprocessing
+import os
 import signal
+import time
 from pathlib import Path
 
+import pytest
+
 from neo_model.engine.checkpoint import read_checkpoint
+from neo_model.engine.progress import ECHO_SECONDS, StopRequest
 from neo_model.engine.step_recorder import StepRecorder
 
 
@@ -22,3 +29,47 @@ def test_row_33_asked_to_save_a_run_saves_and_goes_on(command, tiny, monkeypatch
     assert outcome.code == 0, outcome.err
     assert saved == {1: None, 2: None, 3: 2, 4: 2}
     assert "saved run/checkpoints/last.pt at step 2\n" in outcome.err
+
+
+def in_c_code() -> None:
+    """Minutes, in which no handler of Python's is run."""
+    hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)
+
+
+def deaf() -> None:
+    while True:
+        try:
+            time.sleep(60)
+        except KeyboardInterrupt:
+            pass
+
+
+def be_stuck(stuck, tell) -> None:
+    """A training that hangs, and one of its loader processes."""
+    multiprocessing.Process(target=time.sleep, args=(60,), daemon=True).start()
+    with StopRequest():
+        tell.send("hangs from now on")
+        stuck()
+
+
+@pytest.mark.parametrize(("stuck", "number"), [(in_c_code, signal.SIGTERM), (deaf, signal.SIGINT)])
+def test_row_33_a_second_signal_ends_what_is_stuck_within_2_seconds(monkeypatch, capfd, stuck, number):
+    monkeypatch.setattr(multiprocessing, "Process", multiprocessing.get_context("fork").Process)
+    told, tell = multiprocessing.Pipe(duplex=False)
+    training = multiprocessing.Process(target=be_stuck, args=(stuck, tell))
+    training.start()
+    tell.close()
+    try:
+        assert told.recv() == "hangs from now on"
+        os.kill(training.pid, number)
+        time.sleep(ECHO_SECONDS + 0.1)
+        assert not told.poll()  # asked once it may take its time
+        os.kill(training.pid, number)
+        assert told.poll(2.0), "still there after 2 s"
+        with pytest.raises(EOFError):  # the other end is closed: it and all that it started are gone
+            told.recv()
+        training.join()
+    finally:
+        training.kill()
+    assert training.exitcode == 128 + number
+    assert capfd.readouterr().err == f"stopped at once: {number.name}\n"
