@@ -19,6 +19,7 @@ from neo_model.config.schema import EVALUATION_SETTINGS
 from neo_model.config.secrets import redacted
 from neo_model.utils import UserError
 from neo_model.utils.messages import tell
+from neo_model.utils.signals import ignoring
 
 USER_ERROR, INTERRUPTED = 2, 130
 AUTO = "auto"
@@ -36,7 +37,10 @@ def main(job: str, arguments: list[str] | None = None) -> int:
         if options.help:
             print(manual(job), end="")
             return 0
-        return _train(options) if job == "train" else _evaluate(options)
+        if job != "train":
+            return _evaluate(options)
+        with ignoring("SIGUSR1"):  # which a run takes for a wish to save: outside of one it must not end the process
+            return _train(options)
     except UserError as error:
         if "debug=true" in (argument.lower() for argument in arguments):
             tell(redacted(traceback.format_exc()).rstrip())

@@ -1,9 +1,28 @@
-"""Signals whose handlers raise, kept out of what must not be broken off."""
+"""Signals kept out of what they must not break off."""
 
 import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+
+@contextmanager
+def ignoring(name: str) -> Iterator[None]:
+    """Ignore a signal that would end the process; not where somebody handles it, or where the platform lacks it.
+
+    Args:
+        name: of the signal, such as ``SIGUSR1``.
+    """
+    number = getattr(signal, name, None)
+    in_main_thread = threading.current_thread() is threading.main_thread()  # only there may handlers be set
+    if number is None or not in_main_thread or signal.getsignal(number) is not signal.SIG_DFL:
+        yield
+        return
+    signal.signal(number, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(number, signal.SIG_DFL)
 
 
 @contextmanager

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from neo_model.data import DetectionData
+from neo_model.engine import Runner
 from neo_model.engine.checkpoint import read_checkpoint
 from neo_model.engine.progress import ECHO_SECONDS, StopRequest
 from neo_model.engine.step_recorder import StepRecorder
@@ -73,3 +75,17 @@ def test_row_33_a_second_signal_ends_what_is_stuck_within_2_seconds(monkeypatch,
         training.kill()
     assert training.exitcode == 128 + number
     assert capfd.readouterr().err == f"stopped at once: {number.name}\n"
+
+
+def ask_to_save() -> None:
+    assert signal.getsignal(signal.SIGUSR1) != signal.SIG_DFL, "it would end the process"
+    signal.raise_signal(signal.SIGUSR1)
+
+
+def test_row_33_asked_to_save_before_or_after_its_run_the_command_goes_on(command, tiny, monkeypatch):
+    check, run = DetectionData.check_same_classes, Runner.run
+    monkeypatch.setattr(DetectionData, "check_same_classes", lambda data: (ask_to_save(), check(data)))
+    monkeypatch.setattr(Runner, "run", lambda runner: (run(runner), ask_to_save())[0])
+    outcome = command("train", *tiny, "limit_batches=1", "hydra.run.dir=run")
+    assert outcome.code == 0 and "done: run reached AP" in outcome.err
+    assert signal.getsignal(signal.SIGUSR1) == signal.SIG_DFL

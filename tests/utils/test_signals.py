@@ -3,7 +3,7 @@ import signal
 
 import pytest
 
-from neo_model.utils.signals import later_about_children
+from neo_model.utils.signals import ignoring, later_about_children
 
 
 @pytest.fixture
@@ -32,3 +32,18 @@ def test_an_error_of_the_block_comes_first(raising_handler):
         os.kill(os.getpid(), signal.SIGCHLD)
         raise OSError("full")
     assert signal.getsignal(signal.SIGCHLD) is raising_handler
+
+
+def test_a_signal_is_ignored_within_the_block_unless_somebody_handles_it():
+    with ignoring("SIGUSR2"), ignoring("SIGUSR2"), ignoring("SIGOFNOPLATFORM"):
+        assert signal.getsignal(signal.SIGUSR2) == signal.SIG_IGN
+        os.kill(os.getpid(), signal.SIGUSR2)
+    assert signal.getsignal(signal.SIGUSR2) == signal.SIG_DFL
+    caught = []
+    signal.signal(signal.SIGUSR2, lambda *_: caught.append(1))
+    try:
+        with ignoring("SIGUSR2"):
+            signal.raise_signal(signal.SIGUSR2)
+    finally:
+        signal.signal(signal.SIGUSR2, signal.SIG_DFL)
+    assert caught == [1]
