@@ -29,6 +29,7 @@ def write_checkpoint(path: Path, content: dict, *, before_replacing: Callable[[]
 
     Raises:
         UserError: the disk refuses; the old file is untouched.
+        KeyboardInterrupt: it came in the middle; likewise.
     """
     facts = {"schema": FORMAT} | {key: content["progress"][key] for key in ("step", "epoch") if "progress" in content}
     try:
@@ -37,6 +38,8 @@ def write_checkpoint(path: Path, content: dict, *, before_replacing: Callable[[]
         with later_about_children():
             write_sealed(path, lambda file: torch.save(whole, file), facts, before_replacing=before_replacing)
     except (OSError, RuntimeError) as error:
+        if (interruption := _interruption_before(error)) is not None:
+            raise interruption from None
         # What the disk says in the middle of a write reaches us as the context of an error of torch's.
         refusal = error if isinstance(error, OSError) else error.__context__
         if not isinstance(refusal, OSError):
@@ -44,6 +47,13 @@ def write_checkpoint(path: Path, content: dict, *, before_replacing: Callable[[]
         reason = refusal.strerror or str(refusal)
         remedy = "make room and resume the run; its checkpoints so far are kept"
         raise UserError(str(path), f"cannot be written ({reason})", remedy) from error
+
+
+def _interruption_before(error: BaseException) -> KeyboardInterrupt | None:
+    """The Ctrl-C or stop signal that broke off a write: of an archive without an end torch raises its own error."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__context__
+    return error
 
 
 def read_checkpoint(path: str | Path) -> dict:

@@ -14,6 +14,7 @@ from neo_model.engine import Runner
 from neo_model.engine.checkpoint import read_checkpoint
 from neo_model.engine.progress import ECHO_SECONDS, StopRequest
 from neo_model.engine.step_recorder import StepRecorder
+from neo_model.utils.sealed_file import SealedWriter
 
 
 def test_row_33_asked_to_save_a_run_saves_and_goes_on(command, tiny, monkeypatch):
@@ -89,3 +90,24 @@ def test_row_33_asked_to_save_before_or_after_its_run_the_command_goes_on(comman
     outcome = command("train", *tiny, "limit_batches=1", "hydra.run.dir=run")
     assert outcome.code == 0 and "done: run reached AP" in outcome.err
     assert signal.getsignal(signal.SIGUSR1) == signal.SIG_DFL
+
+
+def test_row_33_a_second_signal_in_the_middle_of_a_checkpoint_leaves_the_one_before(command, tiny, monkeypatch):
+    pass_on = SealedWriter._pass_on
+
+    def pass_on_or_be_stopped(writer, data):
+        pass_on(writer, data)
+        if Path("run/checkpoints/last.pt").exists():
+            for _ in range(2):
+                signal.raise_signal(signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SealedWriter, "_pass_on", pass_on_or_be_stopped)
+        patch.setattr("neo_model.utils.sealed_file.PIECE", 2**12)  # so that torch is still writing
+        patch.setattr("neo_model.engine.progress.ECHO_SECONDS", 0.0)
+        patch.setattr("neo_model.engine.progress.GRACE_SECONDS", 60.0)  # or it would be the test's process that ends
+        outcome = command("train", *tiny, "save_minutes=0", "hydra.run.dir=run")
+    assert outcome.code == 143 and "Traceback" not in outcome.err
+    assert outcome.err.endswith("stopped: SIGTERM\n")
+    assert [path.name for path in Path("run/checkpoints").iterdir()] == ["last.pt"]
+    assert read_checkpoint("run/checkpoints/last.pt")["progress"]["step"] == 1
