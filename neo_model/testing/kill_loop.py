@@ -19,9 +19,9 @@ from pathlib import Path
 import torch
 
 from neo_model.engine.checkpoint_folder import CheckpointFolder
-from neo_model.testing.small_training import Reference, Start
+from neo_model.testing.small_training import MOST_WORKERS, Reference, Start
 
-WORKERS = (0, 0, 1, 2, 4)
+WORKERS = (0, 0, 1, 2, MOST_WORKERS)
 LONGEST_WAIT = 120.0  # seconds, for a start to end by itself
 ORPHAN_SECONDS = 12.0  # torch's loader processes look every 5 s whether the main one is there
 

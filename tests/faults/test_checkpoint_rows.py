@@ -3,6 +3,7 @@
 import errno
 import io
 import json
+import multiprocessing
 import shutil
 import subprocess
 import sys
@@ -190,12 +191,15 @@ def test_row_32_whatever_operation_fails_a_run_ends_as_if_it_had_not(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:This DataLoader will create 4 worker processes")  # what a smaller machine is told
 def test_row_30_workers_may_change_at_each_resume(command, steps, straight, monkeypatch):
-    record, stops = StepRecorder.__call__, []
+    record, stops, processes = StepRecorder.__call__, [], []
     monkeypatch.setattr(StopRequest, "__init__", _remember(StopRequest.__init__, stops))
+    monkeypatch.setattr("os.cpu_count", lambda: 4)  # a smaller machine would get fewer loader processes
 
     def record_and_stop(recorder, report):
         record(recorder, report)
+        processes.append(len(multiprocessing.active_children()))
         stops[-1].signal_number = 15
 
     for workers in (0, 1, 4, 2):
@@ -203,6 +207,7 @@ def test_row_30_workers_may_change_at_each_resume(command, steps, straight, monk
             patch.setattr(StepRecorder, "__call__", record_and_stop)
             arguments = [*steps, f"hardware.workers={workers}", "epochs=2", "hydra.run.dir=run", "resume=auto"]
             assert command("train", *arguments).code == 143
+    assert processes == [0, 1, 4, 2]
     assert command("train", *steps, "hardware.workers=1", "epochs=2", "hydra.run.dir=run", "resume=auto").code == 0
     assert different(last(straight), last("run")) == []
     assert losses(straight) == losses("run")
