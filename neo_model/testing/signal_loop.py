@@ -1,9 +1,9 @@
 """Ask a small real training to stop at random moments, as terminals and schedulers do, and go on with it.
 
 SIGTERM or SIGINT goes to the whole process group in warm-up, accumulation, evaluation, while saving and within a
-sweep. Each time the process must save, say so by its exit code (143 or 130), and be gone soon with all that it started;
-the newest checkpoint must hold every step that was done. Every finished run must have, bit for bit, the state and the
-figures of a run that nobody stopped.
+sweep; the first one for certain while it trains. Each time the process must save, say so by its exit code (143 or 130),
+and be gone soon with all that it started; the newest checkpoint must hold every step that was done. Every finished run
+must have, bit for bit, the state and the figures of a run that nobody stopped.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 
 from neo_model.engine.checkpoint_folder import CheckpointFolder
-from neo_model.testing.small_training import WARMUP_STEPS, Reference, Start, figures
+from neo_model.testing.small_training import POLL_SECONDS, WARMUP_STEPS, Reference, Start, figures
 
 WORKERS = (0, 1, 2)
 SWEEP = ["-m", "seed=0,1"]
@@ -75,16 +75,23 @@ def signal_loop(folder: Path, signals: int, seed: int) -> Outcome:
     run_dir, starts = folder / "run", 0
     while (outcome.signals < signals or run_dir.exists()) and not outcome.failures:
         starts += 1
-        is_sweep = outcome.signals < signals and generator.random() < SWEEP_SHARE
+        is_signalled, is_first = outcome.signals < signals, outcome.saved == 0
+        is_sweep = generator.random() < SWEEP_SHARE and is_signalled and not is_first
         arguments = [*SWEEP, f"hydra.sweep.dir={folder / f'sweep_{starts}'}"] if is_sweep else []
+        saved_at = _saved_at(run_dir)
         start = Start(folder, run_dir, workers=generator.choice(WORKERS), arguments=arguments)
-        moment = generator.uniform(0.0, reference.seconds)
-        if outcome.signals >= signals or start.wait(moment):
+        moment, number = generator.uniform(0.0, reference.seconds), generator.choice(SIGNALS)
+        if is_signalled and is_first:  # while it trains, by the signal that would end it without a word
+            moment, number = 0.0, signal.SIGTERM
+            while not start.wait(POLL_SECONDS) and _saved_at(run_dir) == saved_at:
+                pass
+        if not is_signalled or start.wait(moment):
             if not start.wait(LONGEST_WAIT) or start.exit_code != 0:
                 raise RuntimeError(f"exit code {start.exit_code}:\n{start.output.read_text()}")
         else:
             run_dirs = list(folder.glob(f"sweep_{starts}/*/")) if is_sweep else [run_dir]
-            _stop(start, generator.choice(SIGNALS), run_dirs, outcome, GRACE + reference.slowest_step)
+            training = [path for path in run_dirs if _saved_at(path) != (0 if is_sweep else saved_at)]
+            _stop(start, number, run_dirs, training, outcome, GRACE + reference.slowest_step)
             outcome.sweeps += is_sweep and start.exit_code > 0
             continue
         if not is_sweep:
@@ -94,8 +101,25 @@ def signal_loop(folder: Path, signals: int, seed: int) -> Outcome:
     return outcome
 
 
-def _stop(start: Start, number: int, run_dirs: list[Path], outcome: Outcome, longest: float) -> None:
-    """Signal a process, wait for its end, and look at what it leaves."""
+def _saved_at(run_dir: Path) -> int:
+    """When its last checkpoint was written; 0 before the first."""
+    last = CheckpointFolder(run_dir).last
+    return last.stat().st_mtime_ns if last.exists() else 0
+
+
+def _stop(
+    start: Start, number: int, run_dirs: list[Path], training: list[Path], outcome: Outcome, longest: float
+) -> None:
+    """Signal a process, wait for its end, and look at what it leaves.
+
+    Args:
+        start: the process.
+        number: of the signal.
+        run_dirs: the folders it may train in.
+        training: those of them in which it has saved by now.
+        outcome: takes what is seen.
+        longest: seconds that it may take.
+    """
     began = time.monotonic()
     start.send(number)
     if not start.wait(LONGEST_WAIT):
@@ -109,7 +133,8 @@ def _stop(start: Start, number: int, run_dirs: list[Path], outcome: Outcome, lon
     if left := start.processes():
         outcome.failures.append(f"{name}: processes {left} are left over")
     # Before it trains, and after, nothing is to be saved, and Python ends as it does by itself.
-    if start.exit_code not in (0, -number, 128 + number):
+    is_cut_short = not all(map(_is_finished, training))
+    if start.exit_code not in ((128 + number,) if is_cut_short else (0, -number, 128 + number)):
         outcome.failures.append(f"{name}: exit code {start.exit_code}\n{start.output.read_text()}")
     trained = [run_dir for run_dir in run_dirs if (run_dir / "metrics.jsonl").exists()]
     if start.exit_code != 128 + number or not trained:
@@ -122,6 +147,11 @@ def _stop(start: Start, number: int, run_dirs: list[Path], outcome: Outcome, lon
         if newest.passed_over or steps and newest.content["progress"]["step"] != steps[-1]:
             saved = newest.content["progress"]["step"]
             outcome.failures.append(f"{name}: {run_dir.name} did step {steps[-1]} and saved {saved}")
+
+
+def _is_finished(run_dir: Path) -> bool:
+    content = CheckpointFolder(run_dir).newest().content
+    return content["progress"]["epoch"] == content["config"]["epochs"] and not content["progress"]["unevaluated"]
 
 
 def _place(run_dir: Path) -> str:

@@ -4,6 +4,7 @@ import errno
 import io
 import json
 import multiprocessing
+import re
 import shutil
 import subprocess
 import sys
@@ -124,6 +125,7 @@ def test_row_33_asked_to_stop_at_random_moments_a_run_saves_and_is_gone(tmp_path
     loop = [sys.executable, "-m", "neo_model.testing.signal_loop", "--signals", "3"]
     done = subprocess.run(loop, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0 and "equal to the unbroken one" in done.stdout, done.stdout + done.stderr
+    assert int(re.search(r"3 signals: (\d+) with a checkpoint", done.stdout)[1]) >= 1, done.stdout
 
 
 @pytest.mark.parametrize("what", ["write .last.pt.*", "rename last.pt"])
