@@ -30,6 +30,7 @@ def test_every_way_to_wait_is_counted(way):
     assert +counter.counts == {kind: 1}
 
 
+@pytest.mark.slow
 def test_a_training_step_waits_for_the_gpu_once():
     """In the matcher; the step's figures are read a step later, when they have long arrived."""
     def build():

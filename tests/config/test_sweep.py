@@ -58,6 +58,7 @@ def test_four_jobs_train_in_named_folders(command, short, tmp_path):
     assert not list(tmp_path.glob("outputs/train*"))
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_the_sweep_and_keeps_what_is_finished(command, short, monkeypatch):
     def interrupt_at_seed_2(config, open_folder, resume):
         if config.seed == 2:

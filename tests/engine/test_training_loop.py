@@ -131,6 +131,7 @@ def test_the_very_first_step_may_be_bad_under_a_scaler(make_hardware, make_learn
     assert [math.isfinite(report.gradient_norm) for report in reports] == [False, True]
 
 
+@pytest.mark.slow
 def test_a_scale_that_overflows_the_gradients_comes_down_until_steps_are_taken(
     make_hardware, make_learner, make_batches
 ):
