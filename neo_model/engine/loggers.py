@@ -17,6 +17,8 @@ import cv2
 import numpy as np
 
 from neo_model.engine.metrics_file import NOTHING_YET, Rewound, number_or_none
+from neo_model.utils import UserError
+from neo_model.utils.files import write_whole
 
 log = logging.getLogger(__name__)
 
@@ -192,19 +194,21 @@ class WandbLogger(Logger):
     def _failures(self) -> tuple[type[Exception], ...]:
         import wandb
 
-        return OSError, wandb.Error
+        return OSError, UserError, wandb.Error
 
     def _start(self, run_dir: Path, config: dict, resumed: Rewound | None) -> None:
         import wandb
 
         id_file = run_dir / "wandb_id.txt"
-        if resumed is None or not id_file.exists():
-            id_file.write_text(secrets.token_hex(6))
+        run_id = id_file.read_text().strip() if resumed is not None and id_file.exists() else ""
+        if not run_id:  # also where a full disk has left an empty file, which W&B would refuse ever after
+            run_id = secrets.token_hex(6)
+            write_whole(id_file, run_id)
         self._run = wandb.init(
             project=self._project,
             mode=self._mode,
             dir=str(run_dir),
-            id=id_file.read_text().strip(),
+            id=run_id,
             resume="allow",
             name=run_dir.name,
             config=config,

@@ -16,6 +16,7 @@ from neo_model.config.run_log import LogFile, run_log
 from neo_model.engine.console import ProgressLine
 from neo_model.engine.loggers import TensorBoardLogger, WandbLogger
 from neo_model.engine.metrics_file import MetricsFile, Rewound
+from neo_model.testing.failing_disk import FailingDisk, Operation
 from tests.engine.test_loggers import CONFIG, read_tensorboard, records
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -132,6 +133,64 @@ def test_rows_37_and_38_wandb_works_offline_and_a_resumed_run_keeps_its_id(tmp_p
     assert ids[0] == ids[1]
     assert len(list(run_dir.glob(f"wandb/offline-run-*/run-{ids[0]}.wandb"))) in (1, 2)
     assert len(list(run_dir.glob("wandb/offline-run-*/files/media/images/val/*.jpg"))) >= 1
+
+
+class FakeWandb:
+    """In place of ``wandb.init``: a server with one run. It ignores what is logged before the run's current step."""
+
+    def __init__(self, monkeypatch) -> None:
+        self.ids, self.rows = [], {}
+        monkeypatch.setattr("wandb.init", self.init)
+
+    def init(self, *, id, **_):
+        import wandb
+
+        if not id:
+            raise wandb.errors.UsageError("Run ID cannot be empty")
+        self.ids.append(id)
+        self.starting_step = self.current = max(self.rows, default=-1) + 1
+        return self
+
+    def log(self, values, *, step):
+        if step >= self.current:
+            self.current = step
+            self.rows.setdefault(step, {}).update(values)
+
+    def finish(self):
+        pass
+
+
+@pytest.mark.parametrize("fault", ["create .wandb_id.txt.*", "write .wandb_id.txt.*", "rename wandb_id.txt"])
+def test_row_37_wandb_on_a_disk_that_is_full_once_is_back_after_a_resume(tmp_path, monkeypatch, caplog, fault):
+    server = FakeWandb(monkeypatch)
+    with monkeypatch.context() as patch:
+        FailingDisk(tmp_path, Operation(fault, 1), setattr=patch.setattr)
+        logger = WandbLogger(project="neo_model")
+        logger.start(tmp_path, CONFIG)
+        logger.scalars(1, 0, {"train/loss": 1.0})
+        logger.close()
+    (record,) = caplog.records
+    said = record.getMessage()
+    assert said.startswith("W&B is switched off for the rest of the run: ") and "wandb_id.txt: cannot be written" in said
+    assert os.listdir(tmp_path) == [] and server.ids == []
+    for _ in range(2):
+        logger = WandbLogger(project="neo_model")
+        logger.start(tmp_path, CONFIG, Rewound(2, []))
+        logger.scalars(2, 0, {"train/loss": 1.0})
+        logger.close()
+    assert len(caplog.records) == 1 and len(server.ids) == 2
+    assert server.ids == [(tmp_path / "wandb_id.txt").read_text()] * 2
+
+
+def test_row_37_an_empty_wandb_id_of_an_earlier_full_disk_is_replaced(tmp_path, monkeypatch, caplog):
+    server = FakeWandb(monkeypatch)
+    (tmp_path / "wandb_id.txt").write_text("")
+    logger = WandbLogger(project="neo_model")
+    logger.start(tmp_path, CONFIG, Rewound(2, []))
+    logger.scalars(2, 0, {"train/loss": 1.0})
+    logger.close()
+    assert caplog.records == [] and list(server.rows) == [2]
+    assert server.ids == [(tmp_path / "wandb_id.txt").read_text()]
 
 
 def test_row_38_tensorboard_of_a_resumed_run_has_each_step_once(tmp_path):
