@@ -190,6 +190,7 @@ class WandbLogger(Logger):
         super().__init__()
         self._project, self._mode = project, os.environ.get("WANDB_MODE", mode)
         self._run = None
+        self._first_step = 0
 
     def _failures(self) -> tuple[type[Exception], ...]:
         import wandb
@@ -215,21 +216,22 @@ class WandbLogger(Logger):
             # Its own lines and its copy of the terminal would tear the progress bar.
             settings=wandb.Settings(silent=True, console="off", init_timeout=30),
         )
+        self._first_step = getattr(self._run, "starting_step", None) or 0  # 0 offline, where it is not known
 
     def _scalars(self, step: int, values: dict[str, float]) -> None:
-        self._run.log(values, step=step)
+        self._log(step, values, is_new=any(name.startswith("val") for name in values))
 
     def _images(self, step: int, tag: str, images: list[np.ndarray]) -> None:
         import wandb
 
-        self._run.log({tag: [wandb.Image(image, file_type="jpg") for image in images]}, step=step)
+        self._log(step, {tag: [wandb.Image(image, file_type="jpg") for image in images]})
 
     def _histograms(self, step: int, values: dict[str, np.ndarray]) -> None:
         import wandb
 
         edges = HISTOGRAM_EDGES
         spread = {name: wandb.Histogram(np_histogram=np.histogram(found, edges)) for name, found in values.items()}
-        self._run.log(spread, step=step)
+        self._log(step, spread, is_new=False)
 
     def _precision_curves(self, step: int, precisions: dict[str, np.ndarray]) -> None:
         import wandb
@@ -237,7 +239,15 @@ class WandbLogger(Logger):
         recall, names = np.linspace(0, 1, 101).tolist(), list(precisions)
         shown = [precisions[name].tolist() for name in names]
         picture = wandb.plot.line_series(xs=recall, ys=shown, keys=names, title="precision over recall", xname="recall")
-        self._run.log({"val_precision": picture}, step=step)
+        self._log(step, {"val_precision": picture})
+
+    def _log(self, step: int, values: dict, *, is_new: bool = True) -> None:
+        """Log at a step, or at the first that W&B still takes: of a resumed run it ignores its last one and all before.
+
+        A run that was stopped while it evaluated has logged training at that very step. What it has logged already and
+        only repeats is not new, and is ignored, so that no point of a curve is there twice.
+        """
+        self._run.log(values, step=max(step, self._first_step) if is_new else step)
 
     def _close(self) -> None:
         self._run.finish()

@@ -193,6 +193,50 @@ def test_row_37_an_empty_wandb_id_of_an_earlier_full_disk_is_replaced(tmp_path, 
     assert server.ids == [(tmp_path / "wandb_id.txt").read_text()]
 
 
+def wandb_run(tmp_path, resumed: Rewound | None) -> WandbLogger:
+    logger = WandbLogger(project="neo_model")
+    logger.start(tmp_path, CONFIG, resumed)
+    return logger
+
+
+def test_row_38_wandb_of_a_run_stopped_while_it_evaluated_gets_the_evaluation_after_the_resume(tmp_path, monkeypatch):
+    server, picture = FakeWandb(monkeypatch), [np.zeros((8, 8, 3), np.uint8)]
+    stopped = wandb_run(tmp_path, None)
+    for step in (2, 4):
+        stopped.scalars(step, step / 4, {"train/loss": 1 / step})
+    stopped.histograms(4, {"matched_iou/last": np.array([0.5])})
+    stopped.close()
+    resumed = wandb_run(tmp_path, Rewound(5, []))
+    resumed.scalars(4, 1.0, {"val/AP": 0.5})
+    resumed.scalars(4, 1.0, {"val_class_AP/cat": 0.25})
+    resumed.precision_curves(4, {"val_precision/cat": np.linspace(1, 0, 101)})
+    resumed.images(4, "val", picture)
+    resumed.images(4, "train", picture)  # of the next epoch
+    resumed.scalars(6, 1.5, {"train/loss": 1 / 6})
+    resumed.close()
+    assert list(server.rows) == [2, 4, 5, 6]  # a server takes nothing more at 4
+    after = server.rows[5]
+    assert (after["epoch"], after["val/AP"], after["val_class_AP/cat"]) == (1.0, 0.5, 0.25)
+    assert after.keys() >= {"val", "train", "val_precision"}
+    assert {step: row["train/loss"] for step, row in server.rows.items() if "train/loss" in row} == {
+        2: 1 / 2, 4: 1 / 4, 6: 1 / 6,
+    }  # fmt: skip
+
+
+def test_row_38_wandb_of_a_killed_run_has_each_repeated_step_once(tmp_path, monkeypatch):
+    server = FakeWandb(monkeypatch)
+    for resumed, steps in ((None, (2, 4, 6, 8)), (Rewound(5, []), (6, 8, 10))):
+        logger = wandb_run(tmp_path, resumed)
+        for step in steps:
+            logger.scalars(step, step / 8, {"train/loss": 1 / step})
+            if step == 8:
+                logger.histograms(8, {"matched_iou/last": np.array([0.5])})
+        logger.close()
+    points = [(step, row["train/loss"]) for step, row in server.rows.items() if "train/loss" in row]
+    assert points == [(step, 1 / step) for step in (2, 4, 6, 8, 10)]
+    assert [step for step, row in server.rows.items() if "matched_iou/last" in row] == [8]
+
+
 def test_row_38_tensorboard_of_a_resumed_run_has_each_step_once(tmp_path):
     for resumed, steps, factor in ((None, (1, 2, 3, 4), 1), (Rewound(3, []), (3, 4, 5), 10)):
         logger = TensorBoardLogger()
