@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import secrets
+import shlex
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,6 +29,7 @@ COMPARED_KEYS = (
     *("data.augment.", "hardware.batch_size", "hardware.accumulate", "hardware.precision"),
 )
 HISTOGRAM_EDGES = np.linspace(0, 1, 21)
+UPLOAD_SECONDS = 60  # for what W&B has not uploaded by the end of a run: without a network it would wait for ever
 
 _report_thread_exception = threading.excepthook
 
@@ -213,8 +215,7 @@ class WandbLogger(Logger):
             resume="allow",
             name=run_dir.name,
             config=config,
-            # Its own lines and its copy of the terminal would tear the progress bar.
-            settings=wandb.Settings(silent=True, console="off", init_timeout=30),
+            settings=_wandb_settings(),
         )
         self._first_step = getattr(self._run, "starting_step", None) or 0  # 0 offline, where it is not known
 
@@ -250,7 +251,23 @@ class WandbLogger(Logger):
         self._run.log(values, step=max(step, self._first_step) if is_new else step)
 
     def _close(self) -> None:
-        self._run.finish()
+        folder = Path(self._run.dir).parent
+        try:
+            self._run.finish()
+        except TimeoutError:
+            said = "W&B could not upload everything within %d s of the run's end; `wandb sync %s` uploads the rest"
+            log.warning(said, UPLOAD_SECONDS, shlex.quote(str(folder)))
+
+
+def _wandb_settings():
+    import wandb
+
+    # Its own lines and its copy of the terminal would tear the progress bar.
+    settings = {"silent": True, "console": "off", "init_timeout": 30}
+    patience = {"finish_timeout": UPLOAD_SECONDS, "finish_timeout_raises": True}
+    if patience.keys() <= wandb.Settings.__annotations__.keys():  # older versions know no end of waiting
+        settings |= patience
+    return wandb.Settings(**settings)
 
 
 def hyperparameters(config: dict) -> dict[str, bool | int | float | str]:

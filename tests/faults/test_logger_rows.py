@@ -138,16 +138,19 @@ def test_rows_37_and_38_wandb_works_offline_and_a_resumed_run_keeps_its_id(tmp_p
 class FakeWandb:
     """In place of ``wandb.init``: a server with one run. It ignores what is logged before the run's current step."""
 
+    dir = "/runs/one two/wandb/run-1/files"
+
     def __init__(self, monkeypatch) -> None:
-        self.ids, self.rows = [], {}
+        self.ids, self.rows, self.is_reachable = [], {}, True
         monkeypatch.setattr("wandb.init", self.init)
 
-    def init(self, *, id, **_):
+    def init(self, *, id, settings, **_):
         import wandb
 
         if not id:
             raise wandb.errors.UsageError("Run ID cannot be empty")
         self.ids.append(id)
+        self.settings = settings
         self.starting_step = self.current = max(self.rows, default=-1) + 1
         return self
 
@@ -157,7 +160,37 @@ class FakeWandb:
             self.rows.setdefault(step, {}).update(values)
 
     def finish(self):
-        pass
+        if not self.is_reachable:
+            assert 0 < self.settings.finish_timeout <= 120 and self.settings.finish_timeout_raises
+            raise TimeoutError("Timed out finishing run.")
+
+
+def test_row_37_wandb_that_loses_its_network_lets_the_run_end_and_says_how_to_upload_the_rest(
+    tmp_path, monkeypatch, caplog
+):
+    server = FakeWandb(monkeypatch)
+    logger = WandbLogger(project="neo_model")
+    logger.start(tmp_path, CONFIG)
+    server.is_reachable = False
+    logger.close()
+    logger.close()
+    assert [record.getMessage() for record in caplog.records] == [
+        "W&B could not upload everything within 60 s of the run's end; "
+        "`wandb sync '/runs/one two/wandb/run-1'` uploads the rest"
+    ]
+
+
+def test_row_37_wandb_without_a_limit_to_its_waiting_is_used_as_it_is(tmp_path, monkeypatch, caplog):
+    class Older:
+        def __init__(self, *, silent: bool, console: str, init_timeout: float) -> None: ...
+
+    server = FakeWandb(monkeypatch)
+    monkeypatch.setattr("wandb.Settings", Older)
+    logger = WandbLogger(project="neo_model")
+    logger.start(tmp_path, CONFIG)
+    logger.scalars(1, 0, {"train/loss": 1.0})
+    logger.close()
+    assert caplog.records == [] and list(server.rows) == [1]
 
 
 @pytest.mark.parametrize("fault", ["create .wandb_id.txt.*", "write .wandb_id.txt.*", "rename wandb_id.txt"])
