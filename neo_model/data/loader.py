@@ -76,7 +76,7 @@ class TrainLoader:
     ) -> None:
         self._order = TrainingOrder(dataset=dataset, batch_size=batch_size, resolution=resolution, seed=seed)
         self._dataset = dataset
-        self._damage = DamageCount(len(dataset), max_bad_fraction)
+        self._damage = DamageCount(len(dataset), max_bad_fraction, dataset.folder)
         self._options = {"kind": kind, "workers": workers, "prefetch": prefetch, "pin_memory": pin_memory}
         self._options |= {"largest_wh": max(resolution.train_sizes, key=math.prod), "damage": self._damage}
         self._batches: Batches | None = None
@@ -90,6 +90,14 @@ class TrainLoader:
     def num_bad_images(self) -> int:
         """Damaged images met so far, in whose place others were loaded."""
         return len(self._damage)
+
+    def bad_images(self) -> list[str]:
+        """Their files, relative to the image folder: for a checkpoint."""
+        return self._damage.file_names()
+
+    def restore_bad_images(self, file_names: list[str]) -> None:
+        """Go on counting after those of a checkpoint."""
+        self._damage.restore(file_names)
 
     def has_one_size(self, epoch: int) -> bool:
         """Whether all batches of this epoch have the same width and height."""

@@ -2,12 +2,13 @@
 
 import logging
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 
 from neo_model.data.dataset import DetectionDataset, SampleRequest
 from neo_model.data.findings import first_of
-from neo_model.data.image_files import DamagedImage
+from neo_model.data.image_files import RESTORE, DamagedImage, decode
 from neo_model.utils import UserError
 
 logger = logging.getLogger(__name__)
@@ -60,10 +61,11 @@ class DamageCount:
     Args:
         num_images: images of the training set.
         max_fraction: the part of them that may be damaged.
+        folder: where they are.
     """
 
-    def __init__(self, num_images: int, max_fraction: float) -> None:
-        self.num_images, self.max_fraction = num_images, max_fraction
+    def __init__(self, num_images: int, max_fraction: float, folder: Path) -> None:
+        self.num_images, self.max_fraction, self._folder = num_images, max_fraction, folder
         self._files: dict[str, None] = {}  # a set in order of discovery
 
     def __len__(self) -> int:
@@ -80,6 +82,23 @@ class DamageCount:
                 self._files[error.where] = None
                 logger.warning("%s: %s; another image is trained on in its place", error.where, error.cause)
         refuse_too_many(list(self._files), self.num_images, self.max_fraction)
+
+    def file_names(self) -> list[str]:
+        """The files in order of discovery, relative to the image folder, which may have moved when a run is resumed."""
+        return [Path(path).relative_to(self._folder).as_posix() for path in self._files]
+
+    def restore(self, file_names: list[str]) -> None:
+        """Take up the count of a run that is resumed, without the images that have been made whole since."""
+        paths = [self._folder / name for name in file_names]
+        self._files = {str(path): None for path in paths if _is_damaged(path)}
+
+
+def _is_damaged(path: Path) -> bool:
+    try:
+        decode(path, remedy=RESTORE)
+    except UserError as error:  # another one is for whoever trains on the image
+        return isinstance(error, DamagedImage)
+    return False
 
 
 def refuse_too_many(damaged: list[str], num_images: int, max_fraction: float) -> None:

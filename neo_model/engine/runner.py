@@ -252,8 +252,9 @@ class Runner:
         self.metrics_file.flush()
         for logger in self.loggers:
             logger.flush()
-        state = training_state(self.learner, self.steps_per_epoch) | {"circumstances": self._circumstances}
-        self.checkpoints.save_last(self._weights() | state)
+        state = training_state(self.learner, self.steps_per_epoch)
+        beside = {"circumstances": self._circumstances, "bad_images": self.train_loader.bad_images()}
+        self.checkpoints.save_last(self._weights() | state | beside)
         self._saved_at = time.monotonic()
 
     def _weights(self) -> dict:
@@ -277,6 +278,7 @@ class Runner:
             compare(path, content["circumstances"], self._circumstances)
         progress, scheduler = self.progress, self.learner.scheduler
         restore(path, content, self.learner, progress, self.steps_per_epoch)
+        self.train_loader.restore_bad_images(content.get("bad_images", []))  # checkpoints of old have none
         if scheduler.last_epoch != content["scheduler"]["last_epoch"]:
             self.total_steps += progress.step - scheduler.last_epoch
         self._resumed = self.metrics_file.rewind(progress.step, self._epochs_done(), unevaluated=progress.unevaluated)

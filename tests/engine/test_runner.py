@@ -35,6 +35,12 @@ class Batches:
     def __len__(self) -> int:
         return NUM_BATCHES
 
+    def bad_images(self) -> list[str]:
+        return []
+
+    def restore_bad_images(self, file_names: list[str]) -> None:
+        assert file_names == []
+
     def has_one_size(self, epoch: int) -> bool:
         return epoch >= self.multiscale_until
 
@@ -92,11 +98,14 @@ class Data:
 
 @pytest.fixture
 def make_runner(make_model, make_hardware, tmp_path):
-    def make(*, epochs=2, accumulate=1, signal_before=None, limit_batches=None, ema=0.9, hardware=None, **plan) -> Runner:
+    def make(
+        *, epochs=2, accumulate=1, signal_before=None, limit_batches=None, ema=0.9, hardware=None, data=None,
+        run_dir=tmp_path, **plan,
+    ) -> Runner:  # fmt: skip
         return Runner(
             model=make_model(),
             criterion=Criterion(num_classes=3, matcher=HungarianMatcher()),
-            data=Data(signal_before),
+            data=data or Data(signal_before),
             optim=AdamW(lr=1e-3),
             schedule=Constant(),
             ema=Ema(decay=ema, ramp=1.0),
@@ -104,7 +113,7 @@ def make_runner(make_model, make_hardware, tmp_path):
             loggers=[],
             hardware=make_hardware(accumulate=accumulate, **(hardware or {})),
             settings=RunSettings(epochs=epochs, limit_batches=limit_batches, log_every=1),
-            run_dir=tmp_path,
+            run_dir=run_dir,
             config={"epochs": epochs},
         )
 

@@ -9,6 +9,8 @@ from tests.config.conftest import command, make_coco, one_thread, shapes_root, t
 from tests.config.test_command_errors import refused  # noqa: F401
 from tests.config.test_sweep import short  # noqa: F401
 from tests.data.conftest import make_data, picture, root  # noqa: F401
+from tests.engine.conftest import make_hardware  # noqa: F401
+from tests.engine.test_runner import make_runner, scripted_ap  # noqa: F401
 
 
 @pytest.fixture(scope="package")

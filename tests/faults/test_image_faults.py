@@ -7,7 +7,9 @@ import torch
 
 from neo_model.data import encoded_images
 from neo_model.data.image_files import DamagedImage, decode, load_image
+from neo_model.engine.checkpoint import read_checkpoint
 from neo_model.utils import UserError
+from tests.engine.test_runner import records
 
 TAIL = b"a camera's own notes"
 
@@ -129,3 +131,57 @@ def test_rows_02_to_04_an_evaluation_never_leaves_an_image_out(root, make_data, 
     loader = make_data(max_bad_fraction=1.0).val_loader(**{**OPTIONS, "workers": workers})
     with pytest.raises(DamagedImage, match=r"1.jpg: is cut off .* marker\); restore it"):
         list(loader)
+
+
+def test_rows_02_to_04_a_resumed_run_has_the_figures_of_an_unbroken_one(
+    root, make_data, make_runner, scripted_ap, tmp_path, caplog
+):
+    broken(root)
+
+    def run(folder: str, epochs: int, *, images: str = "images", resume: bool = False) -> dict[int, float]:
+        """Damaged images by step."""
+        scripted_ap(*range(9))
+        folders = {"train_images": str(root / images), "val_images": str(root / images)}
+        data = make_data(resolution={"width": 64, "height": 64, "any_aspect": True}, max_bad_fraction=0.3, **folders)
+        options = {"limit_batches": 1, "hardware": {"batch_size": 4}, "run_dir": tmp_path / folder}
+        runner = make_runner(epochs=epochs, data=data, **options)
+        if resume:
+            runner.restore()
+        runner.run()
+        return records(runner, "data/bad_images")
+
+    for folder in ("straight", "parts"):
+        (tmp_path / folder).mkdir()
+    straight = run("straight", 2)
+    assert straight == {1: 2.0, 2: 2.0}
+    assert run("parts", 1) == {1: 2.0}
+    caplog.clear()
+    (root / "images").rename(root / "moved")
+    assert run("parts", 2, images="moved", resume=True) == straight
+    assert "another image" not in caplog.text  # they have been warned of
+    saved = [read_checkpoint(tmp_path / folder / "checkpoints" / "last.pt") for folder in ("straight", "parts")]
+    assert saved[0]["bad_images"] == saved[1]["bad_images"]
+    del saved[1]["bad_images"]  # as a checkpoint of old
+    torch.save(saved[1], tmp_path / "parts" / "checkpoints" / "last.pt")
+    assert list(run("parts", 3, images="moved", resume=True)) == [1, 2, 3]
+
+
+@pytest.mark.parametrize("made_whole", [False, True])
+def test_rows_02_to_04_a_resumed_run_ends_at_as_many_damaged_images_less_those_made_whole(root, make_data, made_whole):
+    images, mended = root / "images", (root / "images" / "3.jpg").read_bytes()
+    broken(root)
+    loader = make_data(max_bad_fraction=0.3).train_loader(**OPTIONS, seed=0)
+    list(loader.epoch(0))
+    met = loader.bad_images()
+    assert sorted(met) == ["1.jpg", "3.jpg"]
+    (images / "2.jpg").write_bytes(b"")
+    if made_whole:
+        (images / "3.jpg").write_bytes(mended)
+    resumed = make_data(max_bad_fraction=0.3).train_loader(**OPTIONS, seed=0)
+    resumed.restore_bad_images(met)
+    if made_whole:
+        list(resumed.epoch(1))  # 2 of 7 at the most
+        assert "3.jpg" not in resumed.bad_images()
+    else:
+        with pytest.raises(UserError, match="3 of 7 training images are damaged, more than the fraction 0.3: "):
+            list(resumed.epoch(1))
