@@ -27,11 +27,10 @@ from neo_model.engine.run_lock import training_alone
 from neo_model.models import load_weights
 from neo_model.utils import UserError
 from neo_model.utils.files import write_whole
+from neo_model.utils.memory import is_out_of_memory
 from neo_model.utils.seeding import seed_everything
 
 log = logging.getLogger("neo_model")
-
-OUT_OF_MEMORY = ("out of memory", "can't allocate memory")  # of a GPU or Python, of torch on a CPU
 
 
 def train_job(config: DictConfig, open_folder: Callable[[], Path], *, resume: bool = False) -> float:
@@ -132,9 +131,9 @@ def telling_what_helps(config: DictConfig) -> Iterator[None]:
         with telling_of_lost_workers():
             yield
     except (torch.OutOfMemoryError, RuntimeError, MemoryError) as error:
-        said = str(error) or "Python is out of memory"
-        if not any(phrase in said for phrase in OUT_OF_MEMORY):
+        if not is_out_of_memory(error):
             raise
+        said = str(error) or "Python is out of memory"
         said = ". ".join(said.splitlines()[0].split(". ")[:2]).rstrip(".")  # torch goes on with advice for programmers
         peak = instantiate(config.hardware, key="hardware").memory_gib()
         size = config.data.resolution

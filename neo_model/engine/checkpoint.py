@@ -62,6 +62,7 @@ def read_checkpoint(path: str | Path) -> dict:
     Raises:
         DamagedFile: it is not as it was written.
         NewerFormat: a newer version of neo_model wrote it.
+        UnreadableFile: the system refuses to read it, or there is no memory for it.
         UserError: the file is missing or not one of ours.
     """
     content = read_tensors(path)

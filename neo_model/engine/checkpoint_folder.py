@@ -1,6 +1,7 @@
 """The checkpoints of a run: the newest, those before it, and the best."""
 
 import errno
+import logging
 import os
 from contextlib import suppress
 from pathlib import Path
@@ -8,8 +9,12 @@ from typing import NamedTuple
 
 from neo_model.engine.checkpoint import NewerFormat, read_checkpoint, write_checkpoint
 from neo_model.utils import UserError
+from neo_model.utils.errors import UnreadableFile
 from neo_model.utils.sealed_file import check_seal, temporary_prefix
 
+log = logging.getLogger(__name__)
+
+UNREADABLE = "unreadable.pt"
 # What file systems without a second name for a file answer.
 NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 
@@ -25,6 +30,8 @@ class Newest(NamedTuple):
 class CheckpointFolder:
     """``last.pt``, ``step_<number>.pt`` before it, and ``best.pt`` in a run's folder ``checkpoints``.
 
+    A ``last.pt`` on a defective part of the disk is kept as ``unreadable.pt``: it may be whole once the disk is mended.
+
     Args:
         run_dir: the run's folder.
         keep: whole states to keep, ``last.pt`` among them.
@@ -34,6 +41,7 @@ class CheckpointFolder:
         self.folder, self.keep = run_dir / "checkpoints", keep
         self.last, self.best = self.folder / "last.pt", self.folder / "best.pt"
         self._step_of_last: int | None = None  # known once it is ours or was read, and so is whole
+        self._is_last_unreadable = False
         self._whole: dict[tuple[int, int, int], bool] = {}
 
     def save_last(self, content: dict) -> None:
@@ -43,11 +51,13 @@ class CheckpointFolder:
             UserError: the disk refuses; all states so far are still there.
         """
         step = content["progress"]["step"]
-        if self._step_of_last in (None, step):
+        if self._is_last_unreadable:
+            write_checkpoint(self.last, content, before_replacing=self._keep_last_aside)
+        elif self._step_of_last in (None, step):
             write_checkpoint(self.last, content)
         else:
             write_checkpoint(self.last, content, before_replacing=self._name_last_after_its_step)
-        self._step_of_last = step
+        self._step_of_last, self._is_last_unreadable = step, False
         self._whole[_identity(self.last)] = True
         self._remove_old()
 
@@ -63,7 +73,8 @@ class CheckpointFolder:
         """The newest checkpoint that is as it was written.
 
         Raises:
-            UserError: there is none, or it comes from a newer version of neo_model.
+            UserError: there is none, or a newer one may be whole: it comes from a newer version of neo_model, or cannot
+                be read just now.
         """
         passed_over = []
         for path in [self.last, *self._named_by_step()]:
@@ -71,6 +82,12 @@ class CheckpointFolder:
                 content = read_checkpoint(path)
             except NewerFormat:
                 raise
+            except UnreadableFile as error:
+                if not _is_defect(error):
+                    raise
+                self._is_last_unreadable |= path == self.last
+                passed_over.append(error)
+                continue
             except UserError as error:
                 passed_over.append(error)
                 continue
@@ -95,8 +112,15 @@ class CheckpointFolder:
         return sorted(self.folder.glob("step_*.pt"), reverse=True)
 
     def _name_last_after_its_step(self) -> None:
+        self._give_last_another_name(f"step_{self._step_of_last:08d}.pt")
+
+    def _keep_last_aside(self) -> None:
+        self._give_last_another_name(UNREADABLE)
+        log.warning("%s could not be read and is kept as %s", self.last, UNREADABLE)
+
+    def _give_last_another_name(self, name: str) -> None:
         """A second name, so that there is a ``last.pt`` at every moment."""
-        named = self.folder / f"step_{self._step_of_last:08d}.pt"
+        named = self.folder / name
         with suppress(FileNotFoundError):
             os.unlink(named)
         try:
@@ -127,6 +151,11 @@ class CheckpointFolder:
             except UserError:
                 self._whole[identity] = False
         return self._whole[identity]
+
+
+def _is_defect(error: UnreadableFile) -> bool:
+    """Whether the disk itself has failed: trying again is of no use."""
+    return getattr(error.__cause__, "errno", None) == errno.EIO
 
 
 def _identity(path: Path) -> tuple[int, int, int]:

@@ -15,6 +15,8 @@ from neo_model.models.deformable import DeformableAttention
 from neo_model.models.hub import local_path
 from neo_model.models.huggingface import is_safetensors, is_theirs, read_safetensors, sampling_of, to_ours
 from neo_model.utils import UserError
+from neo_model.utils.errors import UnreadableFile
+from neo_model.utils.memory import is_out_of_memory
 from neo_model.utils.sealed_file import check_seal
 from neo_model.utils.untrusted import refuse_bomb
 
@@ -216,6 +218,7 @@ def read_tensors(path: str | Path) -> dict:
 
     Raises:
         DamagedFile: a checkpoint of ours that is not as it was written.
+        UnreadableFile: the system refuses to read it, or there is no memory for it.
         UserError: no such file, not a torch file, or one that holds foreign objects.
     """
     try:
@@ -230,8 +233,11 @@ def read_tensors(path: str | Path) -> dict:
     except (FileNotFoundError, IsADirectoryError) as error:
         raise UserError(str(path), "there is no such file", "give the path of a .pt or .pth file") from error
     except OSError as error:
-        raise UserError(str(path), f"cannot be read ({error.strerror or error})", "check the file") from error
+        cause = f"cannot be read ({error.strerror or error})"
+        raise UnreadableFile(str(path), cause, "see to its permissions and its disk, then try again") from error
     except Exception as error:  # torch's unpickler raises almost anything on a damaged file: no list is complete
+        if is_out_of_memory(error):
+            raise UnreadableFile(str(path), "does not fit into memory", "free some memory and try again") from error
         raise UserError(
             str(path), "is not a plain weight file (damaged, or it holds objects other than tensors)",
             "give a file of tensors; nothing else is ever unpickled",

@@ -16,3 +16,7 @@ class UserError(Exception):
 
     def __str__(self) -> str:
         return " ".join(f"{self.where}: {self.cause}; {self.remedy}".split())
+
+
+class UnreadableFile(UserError):
+    """A file that the system or the memory keeps from being read: what it holds may well be whole."""

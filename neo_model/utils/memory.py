@@ -4,6 +4,7 @@ import ctypes
 import re
 from pathlib import Path
 
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory")  # of a GPU, of torch on a CPU
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 # Older versions of glibc refuse a threshold of more than 32 MB.
 LARGEST_THRESHOLDS = 2**30, 2**25
@@ -21,6 +22,11 @@ def keep_freed_memory() -> None:
         return
     any(mallopt(M_MMAP_THRESHOLD, threshold) for threshold in LARGEST_THRESHOLDS)
     mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether Python, torch or a GPU says with this error that there is no memory left."""
+    return isinstance(error, MemoryError) or any(phrase in str(error) for phrase in OUT_OF_MEMORY)
 
 
 def available_memory() -> int | None:

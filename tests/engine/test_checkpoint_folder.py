@@ -8,6 +8,7 @@ import torch
 
 from neo_model.engine.checkpoint import FORMAT, NewerFormat
 from neo_model.engine.checkpoint_folder import CheckpointFolder
+from neo_model.models import weights
 from neo_model.utils import UserError
 
 
@@ -75,6 +76,30 @@ def test_without_a_whole_one_the_first_error_is_told_and_a_newer_version_is_no_d
     torch.save({**content(3), "format": FORMAT + 1}, folder.last)
     with pytest.raises(NewerFormat, match="update neo_model"):
         folder.newest()
+
+
+def test_one_on_a_defective_part_of_the_disk_is_passed_over_and_kept_aside(tmp_path, monkeypatch, caplog):
+    folder = folder_after(tmp_path, 10, 20)
+    before = folder.last.read_bytes()
+    check = weights.check_seal
+
+    def check_or_fail(path):
+        if path == folder.last:
+            raise OSError(errno.EIO, "Input/output error")
+        return check(path)
+
+    again = CheckpointFolder(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(weights, "check_seal", check_or_fail)
+        found = again.newest()
+    assert found.path.name == "step_00000010.pt"
+    assert [error.cause for error in found.passed_over] == ["cannot be read (Input/output error)"]
+    again.save_last(content(11))
+    assert caplog.messages == [f"{again.last} could not be read and is kept as unreadable.pt"]
+    again.save_last(content(12))
+    assert names(again) == ["last.pt", "step_00000011.pt", "unreadable.pt"]
+    assert (again.folder / "unreadable.pt").read_bytes() == before
+    assert CheckpointFolder(tmp_path).newest().content["progress"]["step"] == 12
 
 
 def test_leftovers_of_a_killed_process_are_removed(tmp_path):

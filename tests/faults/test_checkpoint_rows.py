@@ -19,6 +19,7 @@ from neo_model.engine.checkpoint import read_checkpoint
 from neo_model.engine.checkpoint_folder import CheckpointFolder
 from neo_model.engine.progress import StopRequest
 from neo_model.engine.step_recorder import StepRecorder
+from neo_model.models import weights
 from neo_model.testing.failing_disk import FailingDisk, Operation
 from neo_model.utils import UserError
 from tests.config.test_resume import different, last, losses
@@ -85,6 +86,44 @@ def test_row_31_a_flipped_bit_sends_the_run_back_to_the_checkpoint_before(comman
     assert different(last(straight), last("run")) == []
     assert losses(straight) == losses("run")
     assert Path("run", "checkpoints", "best.pt").exists()
+
+
+def last_refuses(patch, refusal: Exception) -> None:
+    """Have ``last.pt`` not be read, and every other file as always."""
+    check = weights.check_seal
+
+    def check_or_refuse(path):
+        if Path(path).name == "last.pt":
+            raise refusal
+        return check(path)
+
+    patch.setattr(weights, "check_seal", check_or_refuse)
+
+
+UNREADABLE = {
+    "permission": (
+        PermissionError(errno.EACCES, "Permission denied"),
+        "cannot be read (Permission denied); see to its permissions and its disk, then try again",
+    ),
+    "stale": (OSError(errno.ESTALE, "Stale file handle"), "cannot be read (Stale file handle); see to its"),
+    "python": (MemoryError(), "does not fit into memory; free some memory and try again"),
+    "torch": (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "does not fit into memory; free some memory"),
+}
+
+
+@pytest.mark.parametrize("kind", UNREADABLE)
+def test_row_31_a_checkpoint_that_cannot_be_read_just_now_is_neither_passed_over_nor_replaced(
+    command, steps, straight, monkeypatch, kind
+):
+    shutil.copytree(straight, "run")
+    before = {path: path.read_bytes() for path in Path("run", "checkpoints").iterdir()}
+    refusal, said = UNREADABLE[kind]
+    last_refuses(monkeypatch, refusal)
+    for arguments in (["resume=run"], [*steps, "resume=auto", "hydra.run.dir=run"]):
+        outcome = command("train", *arguments, "epochs=3")
+        assert outcome.code == 2 and outcome.err.startswith(f"error: run/checkpoints/last.pt: {said}"), outcome.err
+        assert len(outcome.err.splitlines()) == 1
+    assert {path: path.read_bytes() for path in Path("run", "checkpoints").iterdir()} == before
 
 
 def test_row_26_other_data_and_other_settings_are_shown(command, steps, straight):
