@@ -6,7 +6,7 @@ from pathlib import Path
 
 from neo_model.config.quoting import typed
 from neo_model.utils import UserError
-from neo_model.utils.files import telling_of_refusal
+from neo_model.utils.files import is_there, telling_of_refusal
 
 RUN_FILES = ("config.yaml", "checkpoints")
 
@@ -44,7 +44,7 @@ def chosen_folder(folder: Path) -> Path:
 
 
 def check_unused(folder: Path) -> None:
-    """Raise ``UserError`` if the folder holds a run."""
-    if any((folder / name).exists() for name in RUN_FILES):
+    """Raise ``UserError`` if the folder holds a run, or may not be looked into."""
+    if any(is_there(folder / name) for name in RUN_FILES):
         remedy = f"go on with it by {typed('resume', folder)}, or choose another folder"
         raise UserError(str(folder), "already holds a run", remedy)

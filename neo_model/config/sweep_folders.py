@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 from neo_model.config.run_dir import RUN_FILES
 from neo_model.config.secrets import redacted
 from neo_model.reports.sweep_jobs import RESULT_FILE, read_result
+from neo_model.utils.files import is_there
 
 LONGEST_NAME = 100
 LONG_NUMBER = re.compile(r"-?\d+\.\d{5,}(e-?\d+)?")  # as searches choose them
@@ -45,7 +46,7 @@ def unused_folder(run_dir: Path) -> Path:
 
     A folder's name tells jobs apart only within a command: it lacks what all its jobs share, and is cut to a length.
     """
-    if not any((run_dir / name).exists() for name in (RESULT_FILE, *RUN_FILES)):
+    if not any(is_there(run_dir / name) for name in (RESULT_FILE, *RUN_FILES)):
         return run_dir
     for number in itertools.count(2):
         with suppress(FileExistsError):

@@ -3,13 +3,16 @@
 import errno
 import logging
 import os
+from collections.abc import Iterator
 from contextlib import suppress
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import NamedTuple
 
 from neo_model.engine.checkpoint import NewerFormat, read_checkpoint, write_checkpoint
 from neo_model.utils import UserError
 from neo_model.utils.errors import UnreadableFile
+from neo_model.utils.files import is_there, refused_to_read
 from neo_model.utils.sealed_file import check_seal, temporary_prefix
 
 log = logging.getLogger(__name__)
@@ -77,7 +80,7 @@ class CheckpointFolder:
                 be read just now.
         """
         passed_over = []
-        for path in [self.last, *self._named_by_step()]:
+        for path in self._newest_first():
             try:
                 content = read_checkpoint(path)
             except NewerFormat:
@@ -97,8 +100,12 @@ class CheckpointFolder:
         raise passed_over[0]
 
     def is_empty(self) -> bool:
-        """Whether there is nothing to go on from, whole or not."""
-        return not self.last.exists() and not self._named_by_step()
+        """Whether there is nothing to go on from, whole or not.
+
+        Raises:
+            UserError: the folder may not be looked into.
+        """
+        return not any(is_there(path) for path in self._newest_first())
 
     def remove_temporaries(self) -> None:
         """Remove what a process killed while saving has left; only one trains in a folder, see `training_alone`."""
@@ -107,9 +114,21 @@ class CheckpointFolder:
                 with suppress(OSError):  # it does no harm
                     temporary.unlink()
 
+    def _newest_first(self) -> Iterator[Path]:
+        """All that there may be."""
+        yield self.last
+        try:
+            yield from self._named_by_step()
+        except OSError as error:
+            raise refused_to_read(self.folder, error) from error
+
     def _named_by_step(self) -> list[Path]:
-        """Newest first."""
-        return sorted(self.folder.glob("step_*.pt"), reverse=True)
+        """Newest first; raises ``OSError`` where ``glob`` would say that there are none."""
+        try:
+            names = os.listdir(self.folder)
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        return sorted((self.folder / name for name in names if fnmatch(name, "step_*.pt")), reverse=True)
 
     def _name_last_after_its_step(self) -> None:
         self._give_last_another_name(f"step_{self._step_of_last:08d}.pt")
@@ -135,8 +154,8 @@ class CheckpointFolder:
     def _remove_old(self) -> None:
         """Remove all but the ``keep`` newest; what is damaged does not count, so that as many whole ones stay."""
         whole = 1  # last.pt
-        for path in self._named_by_step():
-            with suppress(OSError):  # no reason to stop: the newest is safe
+        with suppress(OSError):  # no reason to stop: the newest is safe
+            for path in self._named_by_step():
                 if whole >= self.keep:
                     path.unlink()
                 else:

@@ -1,11 +1,57 @@
 """Files that are there or not, and files that are written whole or not at all."""
 
+import errno
 import os
+import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from neo_model.utils.errors import UserError
+
+# What a system answers about a path that leads to nothing.
+NOTHING_THERE = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG}
+
+
+def is_there(path: Path) -> bool:
+    """Whether a path leads to anything.
+
+    What may not be looked at may be there: ``Path.exists`` and its like say no of it, or raise, depending on Python's
+    version.
+
+    Raises:
+        UserError: it may not be looked at.
+    """
+    return _mode(path) is not None
+
+
+def is_file(path: Path) -> bool:
+    """Whether a path leads to a file; raises as `is_there` does."""
+    mode = _mode(path)
+    return mode is not None and stat.S_ISREG(mode)
+
+
+def is_folder(path: Path) -> bool:
+    """Whether a path leads to a folder; raises as `is_there` does."""
+    mode = _mode(path)
+    return mode is not None and stat.S_ISDIR(mode)
+
+
+def _mode(path: Path) -> int | None:
+    try:
+        return path.stat().st_mode
+    except ValueError:  # there is a zero byte in it
+        return None
+    except OSError as error:
+        if error.errno in NOTHING_THERE:
+            return None
+        raise refused_to_read(path, error) from error
+
+
+def refused_to_read(path: str | Path, error: OSError) -> UserError:
+    """What to tell the user of a system's refusal to let ``path`` be read."""
+    remedy = "correct the permissions of it and of the folders above it, or see to the disk"
+    return UserError(str(path), f"cannot be read ({error.strerror or error})", remedy)
 
 
 def check_present(name: str, *, files: Iterable[Path], folders: Iterable[Path], fetch_hint: str | None) -> None:
@@ -17,9 +63,10 @@ def check_present(name: str, *, files: Iterable[Path], folders: Iterable[Path], 
         fetch_hint: the command that fetches it.
 
     Raises:
-        UserError: naming all that is missing and how to get it.
+        UserError: naming all that is missing and how to get it, or what may not be looked at.
     """
-    missing = [str(path) for path in files if not path.is_file()] + [str(path) for path in folders if not path.is_dir()]
+    missing = [str(path) for path in files if not is_file(path)]
+    missing += [str(path) for path in folders if not is_folder(path)]
     if missing:
         remedy = f"fetch them with `{fetch_hint}`" if fetch_hint else "correct data.root or the paths beside it"
         raise UserError(f"data={name}", f"missing {', '.join(dict.fromkeys(missing))}", remedy)

@@ -2,6 +2,7 @@
 
 import errno
 import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -100,6 +101,22 @@ def test_one_on_a_defective_part_of_the_disk_is_passed_over_and_kept_aside(tmp_p
     assert names(again) == ["last.pt", "step_00000011.pt", "unreadable.pt"]
     assert (again.folder / "unreadable.pt").read_bytes() == before
     assert CheckpointFolder(tmp_path).newest().content["progress"]["step"] == 12
+
+
+@pytest.mark.parametrize("call", ["stat", "listdir"])
+def test_a_folder_that_may_not_be_looked_into_is_not_taken_for_an_empty_one(tmp_path, monkeypatch, call):
+    folder = folder_after(tmp_path, 10)
+    assert not folder.is_empty() and CheckpointFolder(tmp_path / "none").is_empty()
+    folder.last.unlink()
+    assert folder.is_empty()
+
+    def refuse(*_, **__):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(*{"stat": (Path, "stat"), "listdir": (os, "listdir")}[call], refuse)
+        with pytest.raises(UserError, match=r"checkpoints.*: cannot be read \(Permission denied\); correct the perm"):
+            folder.is_empty()
 
 
 def test_leftovers_of_a_killed_process_are_removed(tmp_path):

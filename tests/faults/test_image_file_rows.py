@@ -1,7 +1,10 @@
 """Rows 1, 5 to 7 and 19 of the README's table of faults: which image files there are, and of what kind and size."""
 
+import errno
+import os
 import struct
 import zlib
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -9,7 +12,7 @@ import pytest
 from PIL import Image
 
 from neo_model.data.coco import read_coco
-from neo_model.data.image_files import check_images, load_image
+from neo_model.data.image_files import DamagedImage, check_images, examine_folder, load_image
 from neo_model.utils import UserError
 from tests.data.conftest import SIZE, instances_named
 
@@ -26,6 +29,54 @@ def test_row_01_an_image_that_cannot_be_read(tmp_path):
     for name, reason in (("a.jpg", "No such file or directory"), ("b.jpg", "Is a directory")):
         with pytest.raises(UserError, match=f"{name}: image cannot be read .{reason}"):
             load_image(tmp_path / name, SIZE)
+
+
+def test_row_01_images_without_permission_to_read_are_counted_and_five_named(root, monkeypatch):
+    may_read = os.access  # root may read everything
+    monkeypatch.setattr(os, "access", lambda path, mode: path.endswith("0.jpg") and may_read(path, mode))
+    instances = read_coco(root / "instances_train.json")
+    with pytest.raises(UserError) as error:
+        check_images(root / "images", instances)
+    assert str(error.value) == (
+        f"{root}/images: 6 of 7 images of {instances.path} may not be read: 1.jpg, 2.jpg, 3.jpg, 4.jpg, 5.jpg, ...; "
+        "correct their permissions, or remove these images from the annotations"
+    )
+    assert examine_folder(root / "images", instances)[1] == [0]
+
+
+def test_row_01_a_folder_without_permission_to_read_is_an_error_of_one_line(root, monkeypatch):
+    def refuse(path):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(UserError) as error:
+        check_images(root / "images", read_coco(root / "instances_train.json"))
+    said = f"{root}/images: cannot be read (Permission denied); correct the permissions of it and of the folders above"
+    assert str(error.value).startswith(said)
+
+
+@pytest.mark.parametrize("closed", ["images", "instances_val.json"])
+def test_row_01_data_that_may_not_be_looked_at_are_an_error_of_one_line(root, monkeypatch, command, closed):
+    look = Path.stat
+
+    def look_or_refuse(path, **options):
+        if path.name == closed:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return look(path, **options)
+
+    monkeypatch.setattr(Path, "stat", look_or_refuse)
+    outcome = command("train", "model=tiny", "data=custom", f"data.root={root}", "hardware=cpu")
+    assert outcome.code == 2 and len(outcome.err.splitlines()) == 1
+    assert f"error: {root}/{closed}: cannot be read (Permission denied); correct the permissions" in outcome.err
+
+
+def test_row_01_an_image_on_a_defective_part_of_the_disk_is_a_damaged_one(tmp_path, monkeypatch):
+    def fail(path):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(Path, "read_bytes", fail)
+    with pytest.raises(DamagedImage, match="a.jpg: image cannot be read .Input/output error.; restore it"):
+        load_image(tmp_path / "a.jpg", SIZE)
 
 
 def png_that_claims(width, height):
