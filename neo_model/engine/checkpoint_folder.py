@@ -14,6 +14,7 @@ from neo_model.utils import UserError
 from neo_model.utils.errors import UnreadableFile
 from neo_model.utils.files import is_there, refused_to_read
 from neo_model.utils.sealed_file import check_seal, temporary_prefix
+from neo_model.utils.untrusted import check_progress_entry
 
 log = logging.getLogger(__name__)
 
@@ -83,6 +84,7 @@ class CheckpointFolder:
         for path in self._newest_first():
             try:
                 content = read_checkpoint(path)
+                check_progress_entry(path, content.get("progress"))
             except NewerFormat:
                 raise
             except UnreadableFile as error:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from neo_model.utils import UserError
+from neo_model.utils.files import is_there, refused_to_read
 
 log = logging.getLogger(__name__)
 ROUNDING = 1e-9  # of an epoch's fraction
@@ -55,10 +56,10 @@ class MetricsFile:
         Raises:
             UserError: the disk refuses; nothing is lost.
         """
-        if not self.path.exists():
+        if not is_there(self.path):
             return Rewound(step + 1, [])
         kept, at_step, dropped_at_step = [], [], False
-        for line in self.path.read_text().splitlines():
+        for line in self._lines():
             record = _record_of(line)
             its_step, its_epoch = (record.get(key) for key in ("step", "epoch"))
             is_evaluation = any(name.startswith("val/") for name in record)
@@ -73,10 +74,17 @@ class MetricsFile:
         self._replace(kept)
         return Rewound(step, at_step) if dropped_at_step else Rewound(step + 1, [])
 
+    def _lines(self) -> list[str]:
+        try:
+            # A byte that is no text breaks its own line only.
+            return self.path.read_text(encoding="utf-8", errors="replace").splitlines()
+        except OSError as error:
+            raise refused_to_read(self.path, error) from error
+
     def _replace(self, lines: list[str]) -> None:
         temporary = self.path.with_suffix(".tmp")
         try:
-            with temporary.open("w") as file:
+            with temporary.open("w", encoding="utf-8") as file:
                 file.writelines(f"{line}\n" for line in lines)
                 file.flush()
                 os.fsync(file.fileno())

@@ -1,11 +1,16 @@
 """Everything that decides how a run goes on, to and from plain containers and tensors."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from neo_model.engine.progress import Progress
 from neo_model.engine.training_loop import Learner
 from neo_model.utils import UserError
+from neo_model.utils.memory import is_out_of_memory
 from neo_model.utils.seeding import random_state, restore_random_state
+
+REMEDY = "go on with another checkpoint of the run, or start a new run with weights=FILE"
 
 
 def weights_state(learner: Learner) -> dict:
@@ -31,7 +36,8 @@ def restore(path: Path, content: dict, learner: Learner, progress: Progress, ste
     """Put both states of a checkpoint back, and its progress.
 
     Raises:
-        UserError: it holds weights only, those of another model, or part of an epoch of another length.
+        UserError: it holds weights only, those of another model, part of an epoch of another length, or states that
+            lack something or do not fit.
     """
     if "optimizer" not in content:
         raise UserError(str(path), "holds weights only", "resume from the run's folder, which has last.pt")
@@ -40,15 +46,34 @@ def restore(path: Path, content: dict, learner: Learner, progress: Progress, ste
         if learner.ema is not None and content["ema"] is not None:
             learner.ema.module.load_state_dict(content["ema"]["module"])
     except RuntimeError as error:
-        remedy = "go on with another checkpoint of the run, or start a new run with weights=FILE"
-        raise UserError(str(path), "holds the weights of another model", remedy) from error
+        if is_out_of_memory(error):
+            raise
+        raise UserError(str(path), "holds the weights of another model", REMEDY) from error
     if learner.ema is not None and content["ema"] is not None:
-        learner.ema.n_averaged.copy_(content["ema"]["n_averaged"])
-    learner.optimizer.load_state_dict(content["optimizer"])
-    learner.scaler.load_state_dict(content["scaler"])
+        with telling_of_misfit(path, "ema"):
+            learner.ema.n_averaged.copy_(content["ema"]["n_averaged"])
+    with telling_of_misfit(path, "optimizer"):
+        learner.optimizer.load_state_dict(content["optimizer"])
+    with telling_of_misfit(path, "scaler"):
+        if content["scaler"]:  # empty of a precision that needs none: another one's starts afresh
+            learner.scaler.load_state_dict(content["scaler"])
     progress.__dict__.update(content["progress"])
-    _restore_schedule(path, content["scheduler"], learner, progress, steps_per_epoch)
-    restore_random_state(content["random"])
+    with telling_of_misfit(path, "scheduler"):
+        _restore_schedule(path, content["scheduler"], learner, progress, steps_per_epoch)
+    with telling_of_misfit(path, "random"):
+        restore_random_state(content["random"])
+
+
+@contextmanager
+def telling_of_misfit(path: Path, entry: str) -> Iterator[None]:
+    """Turn what an entry of a checkpoint raises, when it is taken over, into a ``UserError`` that names both."""
+    try:
+        yield
+    except (RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
+        if is_out_of_memory(error):
+            raise
+        reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+        raise UserError(str(path), f"its {entry} cannot be gone on with ({reason})", REMEDY) from error
 
 
 def _restore_schedule(

@@ -20,7 +20,7 @@ from neo_model.engine.hardware import Hardware
 from neo_model.engine.loggers import Logger
 from neo_model.engine.metrics_file import MetricsFile, Rewound
 from neo_model.engine.progress import Interrupted, Progress, StopRequest, unless_stopped
-from neo_model.engine.run_state import restore, training_state, weights_state
+from neo_model.engine.run_state import restore, telling_of_misfit, training_state, weights_state
 from neo_model.engine.showing import Showing
 from neo_model.engine.step_recorder import StepRecorder
 from neo_model.engine.training_loop import Learner, train_one_epoch
@@ -275,7 +275,8 @@ class Runner:
             log.warning("%s %s; going on from %s", error.where, error.cause, path)
         check_classes(path, content["classes"], self.classes)
         if "circumstances" in content:
-            compare(path, content["circumstances"], self._circumstances)
+            with telling_of_misfit(path, "circumstances"):
+                compare(path, content["circumstances"], self._circumstances)
         progress, scheduler = self.progress, self.learner.scheduler
         restore(path, content, self.learner, progress, self.steps_per_epoch)
         self.train_loader.restore_bad_images(content.get("bad_images", []))  # checkpoints of old have none

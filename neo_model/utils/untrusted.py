@@ -80,5 +80,19 @@ def check_state_entries(path: str | Path, model: Any, average: Any) -> None:
         raise UserError(str(path), "its ema holds no named weights", REMEDY)
 
 
+def check_progress_entry(path: str | Path, progress: Any) -> None:
+    """Refuse a checkpoint's ``progress`` that is not numbers by name, of which step, epoch and batch are whole.
+
+    Raises:
+        UserError: it is not.
+    """
+    if not (
+        isinstance(progress, dict)
+        and all(type(progress.get(name)) is int for name in ("step", "epoch", "batch"))
+        and all(isinstance(value, int | float) for value in progress.values())
+    ):
+        raise UserError(str(path), "its progress does not say how far training was", REMEDY)
+
+
 def _is_state(value: Any) -> bool:
     return isinstance(value, dict) and all(isinstance(name, str) for name in value)

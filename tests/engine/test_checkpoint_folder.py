@@ -15,7 +15,7 @@ from neo_model.utils import UserError
 
 def content(step: int) -> dict:
     classes = {"names": ["a"], "category_ids": [1]}
-    progress = {"step": step, "epoch": 0}
+    progress = {"step": step, "epoch": 0, "batch": 0}
     return {"config": {}, "classes": classes, "progress": progress, "model": {"w": torch.full((99,), float(step))}}
 
 

@@ -45,6 +45,13 @@ def test_truncating_before_the_first_line_does_nothing(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
+def test_a_byte_that_is_no_text_costs_its_line_only(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"step": 1, "epoch": 0}\n{"step": \xff\n{"step": 2, "epoch": 0}\n\xff')
+    MetricsFile(tmp_path).rewind(2, 1)
+    assert path.read_bytes() == b'{"step": 1, "epoch": 0}\n{"step": 2, "epoch": 0}\n'
+
+
 def make_ndarray(tensor):
     from tensorboard.util.tensor_util import make_ndarray
 

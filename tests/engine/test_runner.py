@@ -11,6 +11,7 @@ import torch
 from neo_model.data import Classes
 from neo_model.engine import EvaluationPlan, Runner, RunSettings, training_loop
 from neo_model.engine.checkpoint import read_checkpoint
+from neo_model.engine.hardware import Hardware
 from neo_model.engine.loggers import Logger
 from neo_model.engine.progress import Interrupted
 from neo_model.evaluation import SUMMARY_KEYS
@@ -383,3 +384,53 @@ def test_part_of_an_epoch_goes_on_with_the_same_batches_only(make_runner):
         first.run()
     with pytest.raises(UserError, match="within an epoch of 4 steps, which now has 1; go on with the same data"):
         make_runner(limit_batches=1).restore()
+
+
+SPOILT = {
+    "scaler": lambda content: content.pop("scaler"),
+    "scheduler": lambda content: content.pop("scheduler"),
+    "random": lambda content: content.pop("random"),
+    "circumstances": lambda content: content["circumstances"].pop("data"),
+    "optimizer": lambda content: content["optimizer"]["param_groups"].pop(),
+    "optimizer ": lambda content: content["optimizer"].pop("state"),
+    "ema": lambda content: content["ema"].pop("n_averaged"),
+    "scheduler ": lambda content: content["scheduler"].pop("steps_per_epoch"),
+    "random ": lambda content: content.update(random=[]),
+}
+
+
+@pytest.fixture
+def saved(make_runner) -> dict:
+    runner = make_runner(epochs=1)
+    runner.save()
+    return torch.load(runner.checkpoints.last, weights_only=True)
+
+
+@pytest.mark.parametrize("entry", SPOILT)
+def test_a_checkpoint_whose_states_lack_something_or_do_not_fit_is_refused_by_entry(make_runner, saved, entry):
+    SPOILT[entry](saved)
+    runner = make_runner(epochs=1)
+    torch.save(saved, runner.checkpoints.last)
+    with pytest.raises(UserError) as error:
+        runner.restore()
+    said = str(error.value)
+    assert said.startswith(f"{runner.checkpoints.last}: its {entry.strip()} cannot be gone on with (")
+    assert said.endswith("); go on with another checkpoint of the run, or start a new run with weights=FILE")
+
+
+def test_memory_that_runs_out_while_a_checkpoint_is_taken_over_is_no_fault_of_the_file(make_runner, saved, monkeypatch):
+    def fill(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    runner = make_runner(epochs=1)
+    monkeypatch.setattr(runner.learner.optimizer, "load_state_dict", fill)
+    with pytest.raises(torch.OutOfMemoryError):
+        runner.restore()
+
+
+def test_a_run_without_a_scaler_may_go_on_with_one(make_runner, saved, monkeypatch):
+    assert saved["scaler"] == {}
+    monkeypatch.setattr(Hardware, "grad_scaler", lambda hardware: torch.amp.GradScaler("cpu"))
+    runner = make_runner(epochs=1)
+    runner.restore()
+    assert runner.learner.scaler.get_scale() == 65536

@@ -131,6 +131,13 @@ def test_row_26_another_machine_is_a_warning(command, run_of_a_step, monkeypatch
     assert "torch is 9.9.9, was 2." in warning and warning.endswith("precision is bf16, was fp32")
 
 
+NO_TENSORS = (
+    "is not a plain weight file (damaged, or it holds objects other than tensors); "
+    "give a file of tensors; nothing else is ever unpickled"
+)
+NOT_OURS = "is not a checkpoint of neo_model; start from such weights with weights=FILE in training"
+
+
 @pytest.mark.parametrize("damage", ["text", "cut", "foreign", "pickle", "empty"])
 def test_row_27_a_file_that_is_no_checkpoint(refused, run_of_a_step, tiny, tmp_path, damage):
     path = tmp_path / "bad.pt"
@@ -141,11 +148,38 @@ def test_row_27_a_file_that_is_no_checkpoint(refused, run_of_a_step, tiny, tmp_p
     else:
         whole = (run_of_a_step / "checkpoints" / "best.pt").read_bytes()
         path.write_bytes({"text": b"not found", "cut": whole[: len(whole) // 2], "empty": b""}[damage])
-    assert f"{path}: " in refused("eval", f"ckpt={path}")
-    assert f"{path}: " in refused("train", *tiny, f"weights={path}", "hydra.run.dir=run")
+    said = NOT_OURS if damage == "foreign" else NO_TENSORS
+    assert refused("eval", f"ckpt={path}") == f"error: {path}: {said}\n"
+    error = refused("train", *tiny, f"weights={path}", "hydra.run.dir=run")
+    if damage == "foreign":
+        assert f"error: {path}: belongs to another model (" in error
+        assert error.endswith("; choose the model the weights were made for with model=\n")
+    else:
+        assert error.endswith(f"error: {path}: {said}\n")
     shutil.copytree(run_of_a_step, "resumed")
     shutil.copy(path, "resumed/checkpoints/last.pt")
-    assert "resumed/checkpoints/last.pt: " in refused("train", "resume=resumed")
+    assert refused("train", "resume=resumed") == f"error: resumed/checkpoints/last.pt: {said}\n"
+
+
+@pytest.mark.parametrize("progress", [None, {"step": 1, "epoch": 1, "batch": "0"}])
+def test_row_27_a_checkpoint_that_does_not_say_how_far_it_was(refused, run_of_a_step, progress):
+    shutil.copytree(run_of_a_step, "resumed")
+    content = last("resumed")
+    del content["progress"]
+    torch.save(content if progress is None else content | {"progress": progress}, "resumed/checkpoints/last.pt")
+    said = "its progress does not say how far training was; use a checkpoint that neo_model has written"
+    assert refused("train", "resume=resumed") == f"error: resumed/checkpoints/last.pt: {said}\n"
+
+
+def test_row_27_a_checkpoint_whose_optimizer_is_another_one(command, run_of_a_step):
+    shutil.copytree(run_of_a_step, "resumed")
+    content = last("resumed")
+    content["optimizer"]["param_groups"].pop()
+    torch.save(content, "resumed/checkpoints/last.pt")
+    ended = command("train", "resume=resumed", "epochs=2")
+    assert ended.code == 2 and "Traceback" not in ended.err
+    said = "error: resumed/checkpoints/last.pt: its optimizer cannot be gone on with ("
+    assert ended.err.splitlines()[-1].startswith(said)
 
 
 def test_row_27_weights_of_another_model(command, refused, run_of_a_step, tiny):
