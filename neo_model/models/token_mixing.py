@@ -32,31 +32,6 @@ def _mixed(rows_ND: Tensor, index_KT: Tensor, share_KT: Tensor) -> Tensor:
     return F.embedding_bag(index_KT, rows_ND, per_sample_weights=share_KT, mode="sum")
 
 
-class _MixWithFloat32Gradient(torch.autograd.Function):
-    """On a GPU PyTorch has no gradient of `embedding_bag` for bfloat16: float32's is taken, of copies made for it."""
-
-    @staticmethod
-    def forward(ctx, rows_ND: Tensor, index_KT: Tensor, share_KT: Tensor) -> Tensor:
-        ctx.save_for_backward(rows_ND, index_KT, share_KT)
-        return _mixed(rows_ND, index_KT, share_KT)
-
-    @staticmethod
-    def backward(ctx, grad_KD: Tensor):
-        rows_ND, index_KT, share_KT = ctx.saved_tensors
-        K, T = index_KT.shape
-        grad_KD, index = grad_KD.float().contiguous(), index_KT.flatten()
-        mixture_of = torch.arange(K * T, dtype=index.dtype, device=index.device) // T
-        sizes = index.new_full((K,), T)
-        grad_rows = torch.ops.aten._embedding_bag_dense_backward(
-            grad_KD, index, mixture_of, sizes, sizes, len(rows_ND), False, SUM, share_KT.flatten().float()
-        )
-        firsts = torch.arange(0, K * T, T, dtype=index.dtype, device=index.device)
-        grad_share = torch.ops.aten._embedding_bag_per_sample_weights_backward(
-            grad_KD, rows_ND.float(), index, firsts, mixture_of, SUM
-        )
-        return grad_rows.to(rows_ND.dtype), None, grad_share.view_as(share_KT).to(share_KT.dtype)
-
-
 class _MixTokens(torch.autograd.Function):
     @staticmethod
     def forward(ctx, rows_ND: Tensor, index_KT: Tensor, share_KT: Tensor) -> Tensor:
@@ -73,6 +48,26 @@ class _MixTokens(torch.autograd.Function):
         if ctx.needs_input_grad[2]:
             grad_share = _inner_products(rows_ND, index_KT, grad_KD)
         return grad_rows, None, grad_share
+
+
+class _MixWithFloat32Gradient(_MixTokens):
+    """On a GPU PyTorch has no gradient of `embedding_bag` for bfloat16: float32's is taken, of copies made for it."""
+
+    @staticmethod
+    def backward(ctx, grad_KD: Tensor):
+        rows_ND, index_KT, share_KT = ctx.saved_tensors
+        K, T = index_KT.shape
+        grad_KD, index = grad_KD.float().contiguous(), index_KT.flatten()
+        mixture_of = torch.arange(K * T, dtype=index.dtype, device=index.device) // T
+        sizes = index.new_full((K,), T)
+        grad_rows = torch.ops.aten._embedding_bag_dense_backward(
+            grad_KD, index, mixture_of, sizes, sizes, len(rows_ND), False, SUM, share_KT.flatten().float()
+        )
+        firsts = torch.arange(0, K * T, T, dtype=index.dtype, device=index.device)
+        grad_share = torch.ops.aten._embedding_bag_per_sample_weights_backward(
+            grad_KD, rows_ND.float(), index, firsts, mixture_of, SUM
+        )
+        return grad_rows.to(rows_ND.dtype), None, grad_share.view_as(share_KT).to(share_KT.dtype)
 
 
 def _scattered(grad_KD: Tensor, index_KT: Tensor, share_KT: Tensor, num_rows: int) -> Tensor:
