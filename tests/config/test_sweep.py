@@ -75,6 +75,7 @@ def test_ctrl_c_ends_the_sweep_and_keeps_what_is_finished(command, short, monkey
     assert "0.2500" in Path("sweep/results.md").read_text()
 
 
+@pytest.mark.slow
 def test_skip_existing_runs_what_failed_or_never_ran(command, short, monkeypatch):
     ran = []
 
@@ -118,6 +119,7 @@ def test_a_job_takes_no_folder_that_holds_a_run(command, short, monkeypatch):
     assert [result["folder"] for result in results(Path("sweep"))] == ["0_seed-1_3", "1_seed-2"]
 
 
+@pytest.mark.slow
 def test_the_exit_code_is_that_of_the_commands_own_jobs(command, short, monkeypatch):
     def fail_at_seed_1(config, open_folder, resume):
         if config.seed == 1:

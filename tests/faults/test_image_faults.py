@@ -133,6 +133,7 @@ def test_rows_02_to_04_an_evaluation_never_leaves_an_image_out(root, make_data, 
         list(loader)
 
 
+@pytest.mark.slow
 def test_rows_02_to_04_a_resumed_run_has_the_figures_of_an_unbroken_one(
     root, make_data, make_runner, scripted_ap, tmp_path, caplog
 ):

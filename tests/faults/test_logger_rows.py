@@ -58,6 +58,7 @@ def test_row_37_a_terminal_that_cannot_be_written_is_no_reason_to_stop():
             stream.close()  # Python's buffer still holds what the disk refused
 
 
+@pytest.mark.slow
 def test_row_37_a_full_disk_for_what_the_terminal_shows_ends_no_training(tiny, tmp_path):
     command = [sys.executable, "train.py", *tiny, "epochs=1", f"hydra.run.dir={tmp_path / 'run'}"]
     with open("/dev/full", "w") as full:
