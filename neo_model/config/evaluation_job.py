@@ -18,7 +18,7 @@ from neo_model.engine.checkpoint import check_classes, read_checkpoint
 from neo_model.evaluation import CocoEvaluator, class_table, metrics_json, summary_table
 from neo_model.reports.stored_evaluation import DETECTIONS_FILE, METRICS_FILE, StoredEvaluation, read_evaluation
 from neo_model.utils import UserError
-from neo_model.utils.files import telling_of_refusal, write_whole
+from neo_model.utils.files import is_file, is_folder, telling_of_refusal, write_whole
 
 
 def eval_job(checkpoint: dict, config: DictConfig, settings: DictConfig, open_folder: Callable[[], Path]) -> dict:
@@ -98,11 +98,11 @@ def _compared_with(own: _Evaluation, settings: DictConfig) -> "_Evaluation | Sto
     if not settings.report:
         raise UserError("compare", "is told of in the report", "add report=true")
     path = Path(settings.compare)
-    if (path / METRICS_FILE).is_file():
+    if is_file(path / METRICS_FILE):
         return read_evaluation(path, own.evaluator.class_names())
-    best = path / "checkpoints" / "best.pt" if path.is_dir() else path
-    if not best.is_file():
-        cause = "holds no evaluation and no checkpoints/best.pt" if path.is_dir() else "does not exist"
+    best = path / "checkpoints" / "best.pt" if is_folder(path) else path
+    if not is_file(best):
+        cause = "holds no evaluation and no checkpoints/best.pt" if is_folder(path) else "does not exist"
         raise UserError(f"compare={path}", cause, "give a folder of outputs/eval or outputs/train, or a checkpoint")
     checkpoint = read_checkpoint(best)
     config = restore_training_config(checkpoint["config"])

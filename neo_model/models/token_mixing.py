@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 SUM = 0  # of `torch.embedding_bag`'s modes
 
+
 def mix_tokens(rows_ND: Tensor, index_KT: Tensor, share_KT: Tensor) -> Tensor:
     """``out[k] = sum over t of share[k, t] * rows[index[k, t]]`` -> [K, D].
 
