@@ -23,6 +23,7 @@ from yaml import YAMLError
 from neo_model.config import problems
 from neo_model.config.user_files import check_user_files, not_yaml
 from neo_model.utils import UserError
+from neo_model.utils.signals import raise_interruption_before
 
 ROOT = Path(__file__).resolve().parents[2]
 CONF = ROOT / "conf"
@@ -98,6 +99,7 @@ def compose_collecting(
             try:
                 return hydra.compose(name, remaining, return_hydra_config=True), found
             except CompositionError as error:
+                raise_interruption_before(error)
                 culprit = _culprit(error, remaining)
                 kept = [text for text in remaining if text != culprit]
                 found.append(problems.from_hydra(error, _base(name, kept), group_names()))

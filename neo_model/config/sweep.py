@@ -21,6 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from neo_model.config.compose import (
     CONF,
     VERSION_BASE,
+    CompositionError,
     compose,
     compose_collecting,
     is_launching,
@@ -45,6 +46,7 @@ from neo_model.reports.sweep_tables import terminal_text
 from neo_model.utils import UserError
 from neo_model.utils.files import telling_of_refusal, write_whole
 from neo_model.utils.messages import tell
+from neo_model.utils.signals import raise_interruption_before
 
 SWEEP_SETTINGS = {"skip_existing": bool, "zip": list[str]}  # the node `sweep`
 REPORT_LOCK = ".report.lock"
@@ -92,6 +94,9 @@ def run_sweep(overrides: list[str], config_dir: str | None) -> int:
     try:
         with zipping(list(composed.sweep.zip)), _telling_of_refusals_in(folder):
             hydra.main(version_base=VERSION_BASE, config_path=str(CONF), config_name="train")(run_job)()
+    except CompositionError as error:
+        raise_interruption_before(error)
+        raise
     finally:
         sys.argv = before
         ended = _report(folder) if any(folder.glob(f"*/{RESULT_FILE}")) else []
@@ -186,6 +191,7 @@ def run_job(config: DictConfig) -> float | None:
     except Exception as error:  # a crash of one job must not take the others with it; it is shown and tabled
         result |= {"status": FAILED, "error": redacted(traceback.format_exception_only(error)[-1].strip())}
         tell(redacted(traceback.format_exc()).rstrip())
+        raise_interruption_before(error)
     finally:
         result["seconds"] = time.monotonic() - started + earlier["seconds"] if knows_time else None
         _write(run_dir, result)

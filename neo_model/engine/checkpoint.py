@@ -9,7 +9,7 @@ import torch
 from neo_model.models.weights import read_tensors
 from neo_model.utils import UserError
 from neo_model.utils.sealed_file import write_sealed
-from neo_model.utils.signals import later_about_children
+from neo_model.utils.signals import later_about_children, raise_interruption_before
 from neo_model.utils.untrusted import check_classes_entry, check_plain, check_state_entries
 
 FORMAT = 2  # 1 had no seal
@@ -38,8 +38,7 @@ def write_checkpoint(path: Path, content: dict, *, before_replacing: Callable[[]
         with later_about_children():
             write_sealed(path, lambda file: torch.save(whole, file), facts, before_replacing=before_replacing)
     except (OSError, RuntimeError) as error:
-        if (interruption := _interruption_before(error)) is not None:
-            raise interruption from None
+        raise_interruption_before(error)
         # What the disk says in the middle of a write reaches us as the context of an error of torch's.
         refusal = error if isinstance(error, OSError) else error.__context__
         if not isinstance(refusal, OSError):
@@ -47,13 +46,6 @@ def write_checkpoint(path: Path, content: dict, *, before_replacing: Callable[[]
         reason = refusal.strerror or str(refusal)
         remedy = "make room and resume the run; its checkpoints so far are kept"
         raise UserError(str(path), f"cannot be written ({reason})", remedy) from error
-
-
-def _interruption_before(error: BaseException) -> KeyboardInterrupt | None:
-    """The Ctrl-C or stop signal that broke off a write: of an archive without an end torch raises its own error."""
-    while error is not None and not isinstance(error, KeyboardInterrupt):
-        error = error.__context__
-    return error
 
 
 def read_checkpoint(path: str | Path) -> dict:

@@ -25,6 +25,18 @@ def ignoring(name: str) -> Iterator[None]:
         signal.signal(number, signal.SIG_DFL)
 
 
+def raise_interruption_before(error: BaseException | None) -> None:
+    """Raise the Ctrl-C or stop signal that ``error`` hides, if there was one.
+
+    Broken off in the middle, some libraries raise an error of their own: torch about an archive without an end,
+    OmegaConf about a node without a value.
+    """
+    while error is not None:
+        if isinstance(error, KeyboardInterrupt):
+            raise error from None
+        error = error.__context__
+
+
 @contextmanager
 def later_about_children() -> Iterator[None]:
     """Put off the handler of SIGCHLD until the block has ended.

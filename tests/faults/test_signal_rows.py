@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from omegaconf.errors import ConfigKeyError
 
 from neo_model.data import DetectionData
 from neo_model.engine import Runner
@@ -111,3 +112,25 @@ def test_row_33_a_second_signal_in_the_middle_of_a_checkpoint_leaves_the_one_bef
     assert outcome.err.endswith("stopped: SIGTERM\n")
     assert [path.name for path in Path("run/checkpoints").iterdir()] == ["last.pt"]
     assert read_checkpoint("run/checkpoints/last.pt")["progress"]["step"] == 1
+
+
+def broken_off(*_, **__):
+    """What OmegaConf makes of Ctrl-C in the middle of a node."""
+    try:
+        raise KeyboardInterrupt
+    finally:
+        raise ConfigKeyError("'NoneType' object has no attribute '_invalidate_flags_cache'")
+
+
+@pytest.mark.parametrize("place", ["compose", "main"])
+def test_row_33_interrupted_while_hydra_composes_a_sweep_it_says_so(command, tiny, monkeypatch, place):
+    monkeypatch.setattr(f"hydra.{place}", {"compose": broken_off, "main": lambda **_: lambda _: broken_off}[place])
+    outcome = command("train", "-m", "seed=1,2", *tiny)
+    assert outcome.code == 130 and outcome.err == "stopped: interrupted\n"
+
+
+def test_row_33_a_job_whose_interruption_was_lost_is_the_last_one(command, short, monkeypatch):
+    jobs = []
+    monkeypatch.setattr("neo_model.config.jobs.train_job", lambda *_, **__: (jobs.append(1), broken_off()))
+    outcome = command("train", "-m", "seed=1,2", *short, "data/resolution=480x270")
+    assert outcome.code == 130 and len(jobs) == 1 and outcome.err.endswith("stopped: interrupted\n")
