@@ -1,7 +1,7 @@
 """Hungarian matching of all decoder layers beside DETR's flat form, which ``transformers`` and the official code use.
 
 The flat form costs every query of the batch against every target of the batch, layer by layer, and then looks at the
-blocks that belong together.
+blocks that belong together. The ceiling is scipy on costs that lie ready.
 """
 
 import argparse
@@ -15,9 +15,11 @@ from neo_model.benchmark.subjects import NUM_CLASSES, random_batch
 from neo_model.benchmark.table import Report, Row, Table
 from neo_model.engine.hardware import Hardware
 from neo_model.losses import HungarianMatcher
+from neo_model.losses.matcher import solve
 from neo_model.ops.targets import pad_targets
 
 PEER = "transformers, flat"
+CEILING = "the assignments alone"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,7 +40,11 @@ def run(arguments: argparse.Namespace) -> Report:
         logits, boxes = random_predictions(arguments)
         batch = random_batch(1, 1, num_images=arguments.batch, num_boxes=count, device=arguments.device)
         title = f"{arguments.layers} layers x {arguments.batch} images, {arguments.queries} queries, {count} boxes each"
-        candidates = {"ours": ours(logits, boxes, batch.targets), PEER: peer(logits, boxes, batch.peer_targets)}
+        candidates = {
+            "ours": ours(logits, boxes, batch.targets),
+            PEER: peer(logits, boxes, batch.peer_targets),
+            CEILING: assignments(logits, boxes, batch.targets),
+        }
         timings = interleaved(
             candidates, rounds=arguments.rounds, warmup=arguments.warmup, device=hardware.device.type
         )
@@ -78,3 +84,11 @@ def peer(logits_BLQC: Tensor, boxes_BLQ4: Tensor, targets: list[dict[str, Tensor
         for logits, boxes in zip(logits_BLQC.unbind(1), boxes_BLQ4.unbind(1), strict=True)
     ]
     return lambda: [matcher(layer, targets) for layer in layers]
+
+
+def assignments(logits_BLQC: Tensor, boxes_BLQ4: Tensor, targets: list[dict[str, Tensor]]) -> Callable[[], list]:
+    """What no form can do without: every layer's and image's problem solved, the costs known. Equal numbers of targets."""
+    labels, boxes = pad_targets(targets, slots=len(targets[0]["labels"]), device=logits_BLQC.device)
+    costs_BLTQ = HungarianMatcher().cost(logits_BLQC, boxes_BLQ4, labels, boxes)
+    problems = list(costs_BLTQ.flatten(0, 1).cpu().numpy())
+    return lambda: solve(problems)

@@ -69,7 +69,7 @@ class HungarianMatcher(nn.Module):
             costs_BLTQ[image, layer, :count] for layer in range(num_layers) for image, count in enumerate(counts)
         ]
         try:
-            solutions = _solve(problems)
+            solutions = solve(problems)
         except ValueError as error:  # finite predictions can still overflow a cost
             raise FloatingPointError("the costs of the model's predictions are not finite") from error
         images = np.repeat(np.arange(len(counts)), [len(target) for target, _ in solutions[: len(counts)]])
@@ -119,7 +119,7 @@ class HungarianMatcher(nn.Module):
         return negative.mul_(1 - self.alpha).sub_(positive, alpha=self.alpha)
 
 
-def _solve(problems: list[np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:
+def solve(problems: list[np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:
     """Row and column indices of each problem's cheapest assignment; scipy lets threads run beside each other."""
     threads = torch.get_num_threads()
     if threads == 1 or sum(len(problem) for problem in problems) < PAIRS_WORTH_THREADS:
