@@ -44,6 +44,8 @@ def eval_job(checkpoint: dict, config: DictConfig, settings: DictConfig, open_fo
     with telling_of_refusal(run_dir / DETECTIONS_FILE):
         evaluation.evaluator.write_detections(run_dir / DETECTIONS_FILE)
     print(summary_table(metrics), class_table(metrics), sep="\n\n")
+    if part := evaluation.part():
+        print(f"\n{part}")
     print(f"\nmetrics and detections: {run_dir}")
     if settings.report:
         print(f"report: {_write_report(run_dir, evaluation, metrics, other, settings.compare)}")
@@ -89,6 +91,19 @@ class _Evaluation:
         except FloatingPointError as error:
             raise UserError(self.path, str(error), "evaluate with hardware.precision=fp32") from error
         return self.evaluator.compute(only_seen=self.only_seen)
+
+    def part(self) -> str:
+        """Which part of the images it was, where a setting, perhaps the training's, left others out; else nothing."""
+        overfit, limit = self.config.overfit, self.config.limit_batches
+        num_images = num_all = len(self.data.val_dataset(overfit))
+        if limit is not None:
+            num_images = min(num_all, limit * self.hardware.batch_size)
+        if not overfit and num_images == num_all:
+            return ""
+        what = "training" if overfit else "validation"
+        chosen = f"overfit={overfit} limit_batches={'null' if limit is None else limit}"
+        everything = "overfit=0 limit_batches=null evaluates all validation images"
+        return f"on the first {num_images:,} {what} images ({chosen}); {everything}"
 
 
 def _compared_with(own: _Evaluation, settings: DictConfig) -> "_Evaluation | StoredEvaluation | None":
@@ -155,6 +170,7 @@ def _facts(own: _Evaluation, arrays) -> dict[str, str]:
         "checkpoint": own.path,
         "epoch": str(progress["epoch"]) if "epoch" in progress else "",
         "images": f"{len(arrays.image_ids):,}",
+        "part": own.part(),
         "objects": f"{np.count_nonzero(~arrays.truth.crowd):,}",
         "detections": f"{len(arrays.found.scores):,}",
         "input": "{}x{}".format(*own.data.resolution.size),

@@ -1,6 +1,7 @@
 """python eval.py: the figures that training logged, the files it writes, and overrides that count."""
 
 import errno
+import html
 import json
 import os
 import re
@@ -166,3 +167,25 @@ def test_what_cannot_be_compared_is_one_line(evaluate, command, trained, monkeyp
     Path("other/detections.json").write_text(json.dumps(detections))
     Path("other/metrics.json").write_text(json.dumps(metrics | {"per_class": figures}))
     assert "was evaluated on other images" in command("eval", best, "compare=other", "report=true").error
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ([], "the first 2 training images (overfit=2 limit_batches=null)"),
+        (["limit_batches=1"], "the first 1 training images (overfit=2 limit_batches=1)"),
+        (["overfit=0", "limit_batches=3"], "the first 3 validation images (overfit=0 limit_batches=3)"),
+        (["overfit=0", "limit_batches=4"], None),
+        (["overfit=0"], None),
+    ],
+)
+def test_a_part_of_the_images_is_told_on_screen_and_in_the_report(command, trained, settings, said):
+    best = trained / "checkpoints" / "best.pt"
+    outcome = command("eval", f"ckpt={best}", "hydra.run.dir=part", "report=true", *settings)
+    assert outcome.code == 0, outcome.err
+    page = html.unescape(Path("part/report.html").read_text())
+    if said is None:
+        assert "\non the first" not in outcome.out and "on the first" not in page
+    else:
+        line = f"on {said}; overfit=0 limit_batches=null evaluates all validation images"
+        assert f"\n{line}\n" in outcome.out and f"<dd>{line}</dd>" in page
