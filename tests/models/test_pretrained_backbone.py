@@ -70,7 +70,8 @@ def test_unreachable_weights_are_one_line_that_says_what_to_do(monkeypatch, tmp_
         build()
     message = str(caught.value)
     assert "\n" not in message and "no route to host" in message and "https://" in message
-    assert f"put it at {tmp_path}" in message and "model.backbone.weights=null" in message
+    assert f"put it at {tmp_path}" in message and "or give it by model.backbone.weights=FILE" in message
+    assert "model.backbone.weights=null" in message
 
 
 def test_files_of_other_backbones_are_refused(source, tmp_path):

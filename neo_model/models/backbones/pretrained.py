@@ -47,7 +47,8 @@ def _fetched(key: str, url: str | None) -> Path:
     try:
         return fetched(url, key=key)
     except UserError as error:
-        remedy = f"{error.remedy}; or start from random values with model.backbone.weights=null " + (
-            "model.backbone.freeze_stem=false model.backbone.freeze_norm=false"
+        remedy = (
+            f"{error.remedy} or give it by model.backbone.weights=FILE; or start from random values with "
+            "model.backbone.weights=null model.backbone.freeze_stem=false model.backbone.freeze_norm=false"
         )
         raise UserError(error.where, error.cause, remedy) from error
