@@ -4,9 +4,9 @@ import os
 from datetime import datetime
 from pathlib import Path
 
-from neo_model.config.quoting import typed
 from neo_model.utils import UserError
 from neo_model.utils.files import is_there, telling_of_refusal
+from neo_model.utils.quoting import typed
 
 RUN_FILES = ("config.yaml", "checkpoints")
 

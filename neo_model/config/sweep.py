@@ -31,7 +31,6 @@ from neo_model.config.compose import (
 )
 from neo_model.config.hydra_guard import check_composed_hydra
 from neo_model.config.problems import raise_all
-from neo_model.config.quoting import quoted
 from neo_model.config.run_dir import chosen_folder, new_folder
 from neo_model.config.secrets import redacted
 from neo_model.config.sweep_folders import earlier_attempt, unused_folder
@@ -46,6 +45,7 @@ from neo_model.reports.sweep_tables import terminal_text
 from neo_model.utils import UserError
 from neo_model.utils.files import telling_of_refusal, write_whole
 from neo_model.utils.messages import tell
+from neo_model.utils.quoting import quoted
 from neo_model.utils.signals import raise_interruption_before
 
 SWEEP_SETTINGS = {"skip_existing": bool, "zip": list[str]}  # the node `sweep`

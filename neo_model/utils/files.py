@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from neo_model.utils.errors import UserError
+from neo_model.utils.quoting import typed
 
 # What a system answers about a path that leads to nothing.
 NOTHING_THERE = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG}
@@ -60,7 +61,7 @@ def check_present(name: str, *, files: Iterable[Path], folders: Iterable[Path], 
     Args:
         name: what to call the data set.
         files, folders: what it needs.
-        fetch_hint: the command that fetches it.
+        fetch_hint: the command that fetches it, its last word perhaps root= and a folder in any characters.
 
     Raises:
         UserError: naming all that is missing and how to get it, or what may not be looked at.
@@ -68,7 +69,10 @@ def check_present(name: str, *, files: Iterable[Path], folders: Iterable[Path], 
     missing = [str(path) for path in files if not is_file(path)]
     missing += [str(path) for path in folders if not is_folder(path)]
     if missing:
-        remedy = f"fetch them with `{fetch_hint}`" if fetch_hint else "correct data.root or the paths beside it"
+        remedy = "correct data.root or the paths beside it"
+        if fetch_hint:
+            command, *root = fetch_hint.split(" root=", 1)
+            remedy = f"fetch them with `{' '.join([command, *(typed('root', folder) for folder in root)])}`"
         raise UserError(f"data={name}", f"missing {', '.join(dict.fromkeys(missing))}", remedy)
 
 

@@ -1,9 +1,14 @@
 import json
+import shlex
 import shutil
 
 import pytest
 
+from neo_model.config.build import build_data
+from neo_model.config.simple import read_settings
+from neo_model.data.prepare import SETTINGS
 from neo_model.utils import UserError
+from neo_model.utils.quoting import quoted
 from tests.data.conftest import small_instances, write_json
 
 
@@ -17,6 +22,15 @@ def test_prepare_names_all_that_is_missing_and_the_command(make_data, root):
     assert message.startswith("data=coco: missing ")
     assert message.endswith("fetch them with `python -m neo_model.data.prepare`")
     assert message.count(str(root / "images")) == 1 and "instances_val.json" in message
+
+
+def test_the_command_that_fetches_can_be_typed_whatever_the_folder_is_called(tmp_path):
+    root = tmp_path / "my coco (new)"
+    with pytest.raises(UserError) as caught:
+        build_data(["data=coco", f"data.root={quoted(str(root))}"]).prepare()
+    *command, argument = shlex.split(str(caught.value).split("`")[1])
+    assert command == ["python", "-m", "neo_model.data.prepare"]
+    assert read_settings("prepare", [argument], SETTINGS)["root"] == str(root)
 
 
 def test_prepare_passes_without_reading(make_data, root):

@@ -5,7 +5,7 @@ import shlex
 import pytest
 
 from neo_model.config.compose import parse_overrides
-from neo_model.config.quoting import quoted, typed
+from neo_model.utils.quoting import quoted, typed
 
 ODD = ["a b/best.pt", "0_lr=5e-05,x/best.pt", "it's", 'say "so"', "a(b)", "é/a", "x;y", "~/a"]
 
