@@ -15,6 +15,7 @@ from neo_model.data.coco import read_coco
 from neo_model.utils.download import check_file, download
 from neo_model.data.image_files import check_images
 from neo_model.utils import UserError
+from neo_model.utils.quoting import typed
 
 HELP = """\
 Fetch COCO 2017 for `python train.py data=coco`: 20 GB to download, 40 GB of disk in between.
@@ -24,7 +25,8 @@ usage: python -m neo_model.data.prepare [key=value ...]
   root=DIR               where it goes (data/coco): DIR/train2017, DIR/val2017, DIR/annotations
   parts=[val,...]        which of train, val and annotations (all three)
   keep_archives=true     keep the zip files, in DIR/archives (false)
-  verify_only=true       fetch nothing, check what is there (false)
+  verify_only=true       fetch nothing, check that all images are there, and the checksums of kept archives (false);
+                         python -m neo_model.data.audit data=coco looks into the images
   base_url=URL           another server with the same files (http://images.cocodataset.org)
 
 An interrupted command goes on where it stopped when it is given again. Parts that are there are skipped.
@@ -248,6 +250,14 @@ def _check_space(parts: list[Part], root: Path, keep_archives: bool) -> None:
         raise UserError(str(root), cause, "choose another disk by root=DIR, or fewer parts=[...]")
 
 
+def _next(root: Path) -> str:
+    """What is to be done once parts have been fetched."""
+    missing = [name for name, part in COCO_2017.items() if not _is_there(part, root)]
+    if missing:
+        return f"not there yet, and needed for training: {', '.join(missing)}"
+    return f"next: python train.py data=coco {typed('data.root', root)}"
+
+
 def main(arguments: list[str]) -> int:
     """The command; returns its exit code."""
     if {"-h", "--help"} & set(arguments):
@@ -258,6 +268,8 @@ def main(arguments: list[str]) -> int:
     try:
         settings = read_settings("prepare", arguments, SETTINGS)
         names = [settings["parts"]] if isinstance(settings["parts"], str) else settings["parts"]
+        if not names:
+            raise UserError("parts", "names none", f"give some of {', '.join(COCO_2017)}, or leave it out for all")
         # In COCO_2017's order: the small files first, so that a mistake shows early.
         parts = [part for name, part in COCO_2017.items() if name in names]
         root = Path(settings["root"])
@@ -265,7 +277,7 @@ def main(arguments: list[str]) -> int:
             verify(parts, root=root)
         else:
             prepare(parts, root=root, base_url=settings["base_url"], keep_archives=settings["keep_archives"])
-            print(f"next: python train.py data=coco data.root={root}")
+            print(_next(root))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import re
+import shlex
 import zipfile
 from contextlib import nullcontext
 from pathlib import Path
@@ -373,11 +374,26 @@ def test_the_command_fetches_a_part_and_verifies_it(tmp_path, server, monkeypatc
     assert "error:" in capsys.readouterr().err
 
 
+def test_the_command_says_what_to_do_next_once_all_is_there(tmp_path, server, monkeypatch, capsys):
+    monkeypatch.setattr(prepare_module, "COCO_2017", small_coco(server))
+    root = tmp_path / "my coco"
+    settings = [f"root={root}", f"base_url={server.url}"]
+    assert main([*settings, "parts=[val]"]) == 0
+    said = capsys.readouterr().out
+    assert said.endswith("\nnot there yet, and needed for training: annotations, train\n") and "next:" not in said
+    assert main(settings) == 0
+    line = capsys.readouterr().out.splitlines()[-1]
+    assert line.startswith("next: python train.py data=coco ")
+    overrides = shlex.split(line)[3:]
+    assert compose_training(overrides).data.root == str(root)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["rot=x"], "rot: there is no such key; did you mean root?"),
         (["parts=[vall]"], "parts: ['vall'] is not"),
+        (["parts=[]", "root=ROOT"], "parts: names none; give some of annotations, val, train"),
         (["keep_archives=maybe"], "keep_archives: 'maybe' is not true or false"),
         (["base_url=ftp://host", "root=ROOT"], "base_url: 'ftp://host' is not an http or https address"),
     ],
