@@ -39,6 +39,7 @@ from neo_model.config.validate import check_training, validate_training
 from neo_model.config.values import mismatch
 from neo_model.config.zipping import KEY, split_jobs, zipping
 from neo_model.engine.job_device import remember_devices, take_device
+from neo_model.engine.run_lock import training_alone
 from neo_model.reports.sweep import write_sweep_report
 from neo_model.reports.sweep_jobs import FAILED, FINISHED, INTERRUPTED, RESULT_FILE, RUNNING, SweepJob
 from neo_model.reports.sweep_tables import terminal_text
@@ -65,7 +66,7 @@ def run_sweep(overrides: list[str], config_dir: str | None) -> int:
         0 if all its jobs finished or had finished, 2 if all that failed failed on user errors, else 1.
 
     Raises:
-        UserError: a combination is not valid, or the folder does not suit; nothing has started.
+        UserError: a combination is not valid, the folder does not suit, or another sweep runs in it; none has started.
     """
     parsed = parse_overrides(overrides)
     swept = [override.key_or_group for override in parsed if override.is_sweep_override()]
@@ -90,18 +91,19 @@ def run_sweep(overrides: list[str], config_dir: str | None) -> int:
     os.environ.setdefault("SQLALCHEMY_SILENCE_UBER_WARNING", "1")  # on its way to 2.0, which is Optuna's business
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # or Hydra prints what went wrong and exits
     remember_devices()
-    before, sys.argv = sys.argv, [sys.argv[0], *arguments]
-    try:
-        with zipping(list(composed.sweep.zip)), _telling_of_refusals_in(folder):
-            hydra.main(version_base=VERSION_BASE, config_path=str(CONF), config_name="train")(run_job)()
-    except CompositionError as error:
-        raise_interruption_before(error)
-        raise
-    finally:
-        sys.argv = before
-        ended = _report(folder) if any(folder.glob(f"*/{RESULT_FILE}")) else []
-        if ended:
-            print("", terminal_text(ended, folder), sep="\n")
+    with training_alone(folder, key="hydra.sweep.dir"):
+        before, sys.argv = sys.argv, [sys.argv[0], *arguments]
+        try:
+            with zipping(list(composed.sweep.zip)), _telling_of_refusals_in(folder):
+                hydra.main(version_base=VERSION_BASE, config_path=str(CONF), config_name="train")(run_job)()
+        except CompositionError as error:
+            raise_interruption_before(error)
+            raise
+        finally:
+            sys.argv = before
+            ended = _report(folder) if any(folder.glob(f"*/{RESULT_FILE}")) else []
+            if ended:
+                print("", terminal_text(ended, folder), sep="\n")
     return _exit_code([job for job in ended if job.command_id == command_id])
 
 

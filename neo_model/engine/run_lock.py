@@ -1,4 +1,4 @@
-"""One process at a time trains in a run's folder."""
+"""One process at a time trains in a run's folder, and one command in a sweep's."""
 
 import errno
 import fcntl
@@ -19,14 +19,15 @@ TAKEN = {errno.EACCES, errno.EAGAIN}
 
 
 @contextmanager
-def training_alone(run_dir: Path) -> Iterator[None]:
+def training_alone(run_dir: Path, *, key: str = "hydra.run.dir") -> Iterator[None]:
     """Hold the folder's lock, which the kernel takes away when this process ends in whatever way.
 
     The lock is the process's own (``lockf``): loader processes that outlive a killed training for some seconds do not
     hold it, as they would hold a lock of the open file (``flock``).
 
     Args:
-        run_dir: the run's folder, which exists.
+        run_dir: the folder of the run or the sweep, which exists.
+        key: what chooses another one.
 
     Raises:
         UserError: another process holds it, or the disk refuses.
@@ -41,7 +42,7 @@ def training_alone(run_dir: Path) -> Iterator[None]:
             if error.errno in TAKEN:
                 file.seek(0)
                 holder = file.read().decode(errors="replace").strip() or "another process"
-                remedy = "wait until it has ended or stop it, or choose another folder by hydra.run.dir=DIR"
+                remedy = f"wait until it has ended or stop it, or choose another folder by {key}=DIR"
                 raise UserError(str(run_dir), f"{holder} is training in it", remedy) from error
             log.warning("%s: this disk has no locks (%s); see to it that only one process trains here", path, error)
         else:

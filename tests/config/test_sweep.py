@@ -16,6 +16,7 @@ from neo_model.config.zipping import split_jobs
 from neo_model.engine import Runner
 from neo_model.engine.progress import Interrupted
 from neo_model.utils import UserError
+from tests.engine.test_run_lock import holder  # noqa: F401
 
 
 @pytest.fixture
@@ -117,6 +118,16 @@ def test_a_job_takes_no_folder_that_holds_a_run(command, short, monkeypatch):
         Path("sweep", name, file).mkdir(parents=True)
     assert command("train", "-m", "seed=1,2", *short, "data/resolution=480x270", "hydra.sweep.dir=sweep").code == 0
     assert [result["folder"] for result in results(Path("sweep"))] == ["0_seed-1_3", "1_seed-2"]
+
+
+def test_a_second_sweep_in_a_folder_is_refused_while_the_first_runs(command, short, holder):  # noqa: F811
+    Path("sweep").mkdir()
+    process = holder(Path("sweep"))
+    place = [*short, "data/resolution=480x270", "hydra.sweep.dir=sweep", "sweep.skip_existing=true"]
+    error = command("train", "-m", "seed=1,2", *place).error
+    assert error.startswith(f"error: sweep: process {process.pid} on ")
+    assert error.endswith("or choose another folder by hydra.sweep.dir=DIR\n")
+    assert [path.name for path in Path("sweep").iterdir()] == ["training.lock"]
 
 
 @pytest.mark.slow
