@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra._internal.utils import get_args_parser
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from neo_model.config.compose import CONF, VERSION_BASE, compose_collecting, is_launching, parse_overrides, without_hydra
@@ -23,6 +23,7 @@ from neo_model.utils.signals import ignoring
 
 USER_ERROR, INTERRUPTED = 2, 130
 AUTO = "auto"
+HYDRA_COMMANDS = ("hydra_help", "cfg", "info", "shell_completion")  # options with which Hydra prints and nothing runs
 
 
 def main(job: str, arguments: list[str] | None = None) -> int:
@@ -59,6 +60,11 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     for name in ("config_path", "config_name", "experimental_rerun"):
         if getattr(options, name) is not None:
             raise UserError(f"--{name.replace('_', '-')}", "is not used here", "see --help")
+    commands = [f"--{name.replace('_', '-')}" for name in ("run", "multirun", *HYDRA_COMMANDS) if getattr(options, name)]
+    if len(commands) > 1:
+        raise UserError(commands[1], f"does not go with {commands[0]}", "give one of them")
+    if (options.resolve or options.package) and not options.cfg:
+        raise UserError("--resolve" if options.resolve else "--package", "is for --cfg", "add --cfg job, or leave it out")
     options.overrides = permitted_overrides(options.overrides)
     return options
 
@@ -78,7 +84,7 @@ def _train(options: argparse.Namespace) -> int:
             raise UserError(override.partition("=")[0], "is for sweeps", "add -m, or leave it out")
     resumed = _value_of("resume", options.overrides)
     if resumed not in (None, AUTO):
-        return _resume(options.overrides, Path(str(resumed)))
+        return _resume(options, Path(str(resumed)))
     composed, found = compose_collecting("train", options.overrides, config_dir=options.config_dir)
     check_composed_hydra(composed)
     if _is_hydra_command(options):
@@ -118,15 +124,19 @@ def _start_or_go_on(config: DictConfig, found: list[UserError], folder: Path | N
     return 0
 
 
-def _resume(overrides: list[str], run_dir: Path) -> int:
+def _resume(options: argparse.Namespace, run_dir: Path) -> int:
     """Go on in the run's own folder."""
     from neo_model.config.restore import resumed_config
     from neo_model.config.validate import preflight
 
-    own = [override for override in overrides if is_hydra_override(override)]
+    own = [override for override in options.overrides if is_hydra_override(override)]
     if own:
         raise UserError(own[0], "does not go with resume", f"leave it out, the run stays in {run_dir}")
-    config = resumed_config(run_dir, [override for override in overrides if _key(override) != "resume"])
+    if options.config_dir:
+        raise UserError("--config-dir", "does not go with resume", "leave it out, the run brings its configuration")
+    config = resumed_config(run_dir, [override for override in options.overrides if _key(override) != "resume"])
+    if _is_hydra_command(options):
+        return _print_saved(config, options)
     preflight(config)
     from neo_model.config.jobs import train_job
 
@@ -198,7 +208,15 @@ def _run_dir(composed: DictConfig, folder: Path | None) -> Path:
 
 
 def _is_hydra_command(options: argparse.Namespace) -> bool:
-    return bool(options.hydra_help or options.cfg or options.info or options.shell_completion)
+    return any(getattr(options, name) for name in HYDRA_COMMANDS)
+
+
+def _print_saved(config: DictConfig, options: argparse.Namespace) -> int:
+    """--cfg job for a configuration that Hydra has not composed: that of a checkpoint, with the command line on top."""
+    if options.cfg != "job" or options.package:
+        raise UserError("command line", "only --cfg job prints a saved run's configuration", "give no other option")
+    print(redacted(OmegaConf.to_yaml(config, resolve=options.resolve)), end="")
+    return 0
 
 
 def _hydra_command(job: str, arguments: list[str], found: list[UserError]) -> int:

@@ -43,6 +43,9 @@ def refused(command):
         (["resume=absent"], ["resume: absent holds no checkpoints/last.pt"]),
         (["hydra.callbacks.mine._target_=os.system"], ["is refused", "hydra.run.dir"]),
         (["-m", "resume=a,b"], ["resume: does not go with -m"]),
+        (["-m", "seed=1,2", "--cfg", "job"], ["--cfg: does not go with --multirun; give one of them"]),
+        (["--info", "--cfg", "job"], ["--info: does not go with --cfg"]),
+        (["--resolve"], ["--resolve: is for --cfg"]),
     ],
 )
 def test_train_refuses(refused, arguments, parts):

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 from neo_model.config.command_line import main
 from neo_model.engine.step_recorder import StepRecorder
@@ -148,6 +149,8 @@ def run_of_a_step(tmp_path_factory, tiny) -> Path:
         ("experiments=overfit", ["is a recipe for whole runs"]),
         ("hydra.run.dir=other", ["does not go with resume", "the run stays in "]),
         ("epochs=many", ["epochs: 'many'"]),
+        ("--config-dir=.", ["--config-dir: does not go with resume"]),
+        ("--info", ["only --cfg job prints a saved run's configuration"]),
     ],
 )
 def test_a_resumed_run_stays_the_same_training(command, run_of_a_step, tmp_path, override, parts):
@@ -156,6 +159,17 @@ def test_a_resumed_run_stays_the_same_training(command, run_of_a_step, tmp_path,
     assert all(part in error for part in parts), error
     assert before == {path: path.read_bytes() for path in run_of_a_step.rglob("*") if path.is_file()}
     assert not os.listdir(tmp_path)
+
+
+def test_the_configuration_to_go_on_with_is_printed_without_going_on(command, run_of_a_step, monkeypatch):
+    monkeypatch.setenv("MY_API_KEY", "0123456789abcdef0123")
+    before = {path: path.read_bytes() for path in run_of_a_step.rglob("*") if path.is_file()}
+    changes = ["epochs=7", "data.root=${oc.env:MY_API_KEY}"]
+    outcome = command("train", f"resume={run_of_a_step}", *changes, "--cfg", "job", "--resolve")
+    assert outcome.code == 0, outcome.err
+    printed = OmegaConf.create(outcome.out)
+    assert (printed.epochs, printed.data.num_train, printed.data.root) == (7, 12, "$MY_API_KEY")
+    assert before == {path: path.read_bytes() for path in run_of_a_step.rglob("*") if path.is_file()}
 
 
 def test_hardware_may_change_and_data_may_move_between_epochs(command, run_of_a_step, shapes_root, tmp_path):
