@@ -156,15 +156,18 @@ def _evaluate(options: argparse.Namespace) -> int:
     others = [override for override in options.overrides if override not in own]
     composed, found = compose_collecting("eval", own)
     check_composed_hydra(composed)
-    if _is_hydra_command(options):
-        kept = [argument for argument in options.arguments if argument not in others]
-        return _hydra_command("eval", kept, found)
+    if _is_hydra_command(options) and options.cfg != "job":
+        if others:
+            raise UserError(others[0], "changes the checkpoint's configuration", "see that with --cfg job")
+        return _hydra_command("eval", options.arguments, found)
     settings = without_hydra(composed)
     validate_evaluation(settings, found)
     from neo_model.engine.checkpoint import read_checkpoint
 
     checkpoint = read_checkpoint(settings.ckpt)
     config = restore_training_config(checkpoint["config"], others, further_keys=EVALUATION_SETTINGS)
+    if options.cfg:
+        return _print_saved(OmegaConf.merge(OmegaConf.to_container(config), settings), options)
     folder = _chosen_run_dir(composed, own)
     preflight(config, training=config.overfit > 0)
     from neo_model.config.evaluation_job import eval_job

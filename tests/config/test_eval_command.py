@@ -12,11 +12,13 @@ from statistics import median
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from torchvision.ops import box_iou
 
 from neo_model.evaluation import SUMMARY_KEYS
+from tests.config.conftest import folders_of_runs
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -116,6 +118,17 @@ def test_other_pictures_and_another_resolution(evaluate, shapes_root):
     _, same = evaluate(*custom, results="same")
     assert found == same
     assert found != larger
+
+
+def test_the_configuration_to_evaluate_with_is_printed(command, trained, tmp_path):
+    best = f"ckpt={trained}/checkpoints/best.pt"
+    outcome = command("eval", best, "data/resolution=640x360", "conf_threshold=0.3", "debug=true", "--cfg", "job")
+    assert outcome.code == 0, outcome.err
+    printed = OmegaConf.create(outcome.out)
+    assert (printed.data.resolution.width, printed.optim.lr, printed.overfit) == (640, 2e-3, 2)
+    assert (printed.conf_threshold, printed.report, printed.debug) == (0.3, False, True)
+    assert not folders_of_runs(tmp_path)
+    assert "optim.lr=1: changes the checkpoint's configuration" in command("eval", best, "optim.lr=1", "--info").error
 
 
 def test_limit_batches_evaluates_a_part(evaluate):
