@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from hydra.errors import MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 
+from neo_model.config import schema
 from neo_model.utils import UserError
 
 MAX_LISTED = 5
@@ -83,6 +84,8 @@ def unknown_key(
     if "/" in key:
         return unknown_name(key, groups, where=key, what="group of choices")
     parent, _, name = key.rpartition(".")
+    if name in schema.SUPPLIED:
+        return UserError(key, schema.SUPPLIED[name], "leave it out")
     node = OmegaConf.select(config, parent) if parent else config
     if OmegaConf.is_dict(node):
         known = [*map(str, node), *(() if parent else further_keys)]

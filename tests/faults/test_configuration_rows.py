@@ -34,6 +34,7 @@ MISSPELT = {
     "optm.lr=1e-4": ["optm.lr: there is no such key", "did you mean optim.lr"],
     "+optim.lrr=1e-4": ["optim.lrr: there is no such key", "did you mean optim.lr?"],
     "++optim.lrr=1e-4": ["optim.lrr: there is no such key", "did you mean optim.lr?"],
+    "model.num_classes=3": ["model.num_classes: the number of classes comes from the annotations; leave it out"],
     "model=rtdetr_r51": ["model=rtdetr_r51: there is no such choice", "did you mean rtdetr_r50"],
     "data/resolution=1000x500": ["data/resolution=1000x500", "did you mean 960x540"],
 }
