@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from neo_model.config import problems
+from neo_model.config import problems, schema
 from neo_model.config.user_files import check_user_files, not_yaml
 from neo_model.utils import UserError
 from neo_model.utils.signals import raise_interruption_before
@@ -111,12 +111,19 @@ def compose_collecting(
 
 
 def _without_odd_choices(overrides: list[str]) -> tuple[list[str], list[UserError]]:
-    """The overrides that Hydra can deal with, and errors for choices that are not text, such as ``hardware=3090``."""
+    """The overrides that Hydra can deal with, and errors for the others.
+
+    Those are choices that are not text, such as ``hardware=3090``, and ``~data``: without the node that this takes
+    away, errors about the keys in it would say nothing.
+    """
     remaining, found = [], []
     for override in parse_overrides(overrides):
         group, value = override.key_or_group, override.value()
         is_odd = isinstance(value, int | float) or (value is None and group != "experiments")
-        if is_group(group) and is_odd and not override.is_sweep_override() and not override.is_delete():
+        if override.is_delete() and group in (*schema.TRAINING_NODES, "logger"):
+            remedy = f"write {group}={'|'.join(choices(group))}"
+            found.append(UserError(override.get_key_element(), "leaves out what every run needs", remedy))
+        elif is_group(group) and is_odd and not override.is_sweep_override() and not override.is_delete():
             name = "null" if value is None else str(value)
             found.append(problems.unknown_name(name, choices(group), where=f"{group}={name}", what="choice"))
         else:

@@ -32,6 +32,7 @@ def refused(command):
     [
         (["model=null"], ["model=null: there is no such choice"]),
         (["~model"], ["write model=rtdetr_hgnetv2_l|"]),
+        (["~data", "data.root=x"], ["error: ~data: leaves out what every run needs; write data=coco|custom|shapes\n"]),
         (["hydra.run.dir="], ["hydra.run.dir: is empty"]),
         (["hardware=3090"], ["hardware=3090", "did you mean rtx3090?"]),
         (["data/resolution=1024x576"], ["write data.resolution.width=1024 data.resolution.height=576"]),
