@@ -84,6 +84,13 @@ def test_a_recipe_composes_and_its_header_says_how_to_run_it_and_what_to_expect(
     validate_training(compose_training([f"experiments={name}", *root]))
 
 
+def test_overfit_takes_another_resolution():
+    for choice in ("1280x720", "multiscale_16x9"):
+        chosen = compose_training(["experiments=overfit", f"data/resolution={choice}"])
+        assert chosen.data.resolution == compose_training([f"data/resolution={choice}"]).data.resolution
+        validate_training(chosen)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_overfit_learns_five_images_by_heart(tmp_path):
