@@ -14,6 +14,7 @@ from neo_model.config.compose import CONF, VERSION_BASE, compose_collecting, is_
 from neo_model.config.hydra_guard import check_composed_hydra, is_hydra_override, permitted_overrides
 from neo_model.config.manual import manual
 from neo_model.config.problems import raise_all
+from neo_model.config.recipe import tell_what_recipes_keep
 from neo_model.config.run_dir import check_unused, chosen_folder, new_folder
 from neo_model.config.schema import EVALUATION_SETTINGS
 from neo_model.config.secrets import redacted
@@ -88,30 +89,32 @@ def _train(options: argparse.Namespace) -> int:
     composed, found = compose_collecting("train", options.overrides, config_dir=options.config_dir)
     check_composed_hydra(composed)
     if _is_hydra_command(options):
-        return _hydra_command("train", options.arguments, found)
+        raise_all(found)
+        if options.cfg:
+            tell_what_recipes_keep([(options.overrides, composed)], options.config_dir)
+        return _hydra_command("train", options.arguments)
     config = without_hydra(composed)
     folder = _chosen_run_dir(composed, options.overrides)
     if resumed == AUTO:
         config.resume = None
-        return _start_or_go_on(config, found, folder)
-    if folder is not None:
+        if folder is None:
+            found.append(UserError("resume", "auto needs a folder that stays the same", "add hydra.run.dir=DIR"))
+    elif folder is not None:
         check_unused(folder)
     if config.resume is not None:
         found.append(UserError("resume", "is set in a file", "give resume=RUN_DIR on the command line"))
     check_training(config, found)
+    tell_what_recipes_keep([(options.overrides, composed)], options.config_dir)
+    if resumed == AUTO:
+        return _start_or_go_on(config, folder)
     from neo_model.config.jobs import train_job
 
     train_job(config, lambda: _run_dir(composed, folder))
     return 0
 
 
-def _start_or_go_on(config: DictConfig, found: list[UserError], folder: Path | None) -> int:
+def _start_or_go_on(config: DictConfig, folder: Path) -> int:
     """resume=auto: the same command line for the first start and for every one after it."""
-    from neo_model.config.validate import check_training
-
-    if folder is None:
-        found.append(UserError("resume", "auto needs a folder that stays the same", "add hydra.run.dir=DIR"))
-    check_training(config, found)
     from neo_model.config.jobs import train_job
     from neo_model.config.restore import refuse_another_training
     from neo_model.engine.checkpoint_folder import CheckpointFolder
@@ -159,7 +162,8 @@ def _evaluate(options: argparse.Namespace) -> int:
     if _is_hydra_command(options) and options.cfg != "job":
         if others:
             raise UserError(others[0], "changes the checkpoint's configuration", "see that with --cfg job")
-        return _hydra_command("eval", options.arguments, found)
+        raise_all(found)
+        return _hydra_command("eval", options.arguments)
     settings = without_hydra(composed)
     validate_evaluation(settings, found)
     from neo_model.engine.checkpoint import read_checkpoint
@@ -222,11 +226,10 @@ def _print_saved(config: DictConfig, options: argparse.Namespace) -> int:
     return 0
 
 
-def _hydra_command(job: str, arguments: list[str], found: list[UserError]) -> int:
+def _hydra_command(job: str, arguments: list[str]) -> int:
     """--cfg, --info and the like: Hydra itself reads the command line, prints and is done."""
     import hydra
 
-    raise_all(found)
     sys.argv = [sys.argv[0], *arguments]
     hydra.main(version_base=VERSION_BASE, config_path=str(CONF), config_name=job)(lambda config: None)()
     return 0

@@ -31,6 +31,7 @@ from neo_model.config.compose import (
 )
 from neo_model.config.hydra_guard import check_composed_hydra
 from neo_model.config.problems import raise_all
+from neo_model.config.recipe import tell_what_recipes_keep
 from neo_model.config.run_dir import chosen_folder, new_folder
 from neo_model.config.secrets import redacted
 from neo_model.config.sweep_folders import earlier_attempt, unused_folder
@@ -125,7 +126,7 @@ def _check_jobs(overrides: list[str], swept: list[str], config_dir: str | None) 
         if zipped:
             raise UserError(KEY, "does not go with a search", "leave it out")
         jobs = [own + [f"{override.get_key_element()}={_first_value(override)}" for override in shared]]
-    found = []
+    found, composed_jobs = [], []
     for job in jobs:
         composed, problems = compose_collecting("train", job, config_dir=config_dir)
         check_composed_hydra(composed)
@@ -136,7 +137,9 @@ def _check_jobs(overrides: list[str], swept: list[str], config_dir: str | None) 
             check_training(config, problems)
         except UserError as error:
             found.append(error)
+        composed_jobs.append((job, composed))
     raise_all(found)
+    tell_what_recipes_keep(composed_jobs, config_dir)
     return composed
 
 
