@@ -119,7 +119,7 @@ def _without_odd_choices(overrides: list[str]) -> tuple[list[str], list[UserErro
     remaining, found = [], []
     for override in parse_overrides(overrides):
         group, value = override.key_or_group, override.value()
-        is_odd = isinstance(value, int | float) or (value is None and group != "experiments")
+        is_odd = isinstance(value, int | float) or value is None
         if override.is_delete() and group in (*schema.TRAINING_NODES, "logger"):
             remedy = f"write {group}={'|'.join(choices(group))}"
             found.append(UserError(override.get_key_element(), "leaves out what every run needs", remedy))

@@ -31,6 +31,7 @@ def refused(command):
     ("arguments", "parts"),
     [
         (["model=null"], ["model=null: there is no such choice"]),
+        (["experiments=null"], ["experiments=null: there is no such choice"]),
         (["~model"], ["write model=rtdetr_hgnetv2_l|"]),
         (["~data", "data.root=x"], ["error: ~data: leaves out what every run needs; write data=coco|custom|shapes\n"]),
         (["hydra.run.dir="], ["hydra.run.dir: is empty"]),
