@@ -61,11 +61,12 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     for name in ("config_path", "config_name", "experimental_rerun"):
         if getattr(options, name) is not None:
             raise UserError(f"--{name.replace('_', '-')}", "is not used here", "see --help")
-    commands = [f"--{name.replace('_', '-')}" for name in ("run", "multirun", *HYDRA_COMMANDS) if getattr(options, name)]
+    commands = [name.replace("_", "-") for name in ("run", "multirun", *HYDRA_COMMANDS) if getattr(options, name)]
     if len(commands) > 1:
-        raise UserError(commands[1], f"does not go with {commands[0]}", "give one of them")
+        raise UserError(f"--{commands[1]}", f"does not go with --{commands[0]}", "give one of them")
     if (options.resolve or options.package) and not options.cfg:
-        raise UserError("--resolve" if options.resolve else "--package", "is for --cfg", "add --cfg job, or leave it out")
+        option = "--resolve" if options.resolve else "--package"
+        raise UserError(option, "is for --cfg", "add --cfg job, or leave it out")
     options.overrides = permitted_overrides(options.overrides)
     return options
 

@@ -49,7 +49,7 @@ def test_a_sweep_says_it_once(command, tiny, mine, monkeypatch):
 
 @pytest.mark.parametrize(
     "overrides",
-    [["experiments=bccd_cpu"], ["ema=none"], ["experiments=bccd_cpu", "logger=none"], ["experiments=overfit", "ema=none"]],
+    [["experiments=bccd_cpu"], ["ema=none"], ["experiments=overfit", "ema=none"]],
 )
 def test_where_nothing_is_kept_nothing_is_said(overrides, capfd):
     tell_what_recipes_keep([(overrides, compose("train", overrides))], None)
