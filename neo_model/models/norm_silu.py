@@ -9,8 +9,7 @@ def normalized_silu(inputs: list[Tensor], norms: list[nn.Module]) -> Tensor:
     """``silu(norms[0](inputs[0]) + norms[1](inputs[1]) + ...)`` of [B, C, H, W] maps.
 
     In training, autograd would keep the sum beside each norm's input, and an in-place SiLU a copy of it. Here only the
-    inputs stay on a GPU; the backward pass normalises them once more, which is cheap there. A CPU, which has more memory
-    and waits for it longer, keeps the sum. Both equal the plain form to rounding.
+    inputs stay, and the sum where `keeps_sum` says so. Both equal the plain form to rounding.
     """
     live = all(isinstance(norm, nn.BatchNorm2d) and norm.training for norm in norms)
     if not live or not torch.is_grad_enabled() or torch.compiler.is_compiling():
@@ -22,6 +21,14 @@ def normalized_silu(inputs: list[Tensor], norms: list[nn.Module]) -> Tensor:
         if norm.num_batches_tracked is not None:
             norm.num_batches_tracked.add_(1)
     return _NormalizedSiLU.apply(norms, *inputs, *(norm.weight for norm in norms), *(norm.bias for norm in norms))
+
+
+def keeps_sum(x: Tensor) -> bool:
+    """Whether the sum is kept, or the backward pass normalises the inputs once more, which is cheap on a GPU.
+
+    A CPU has more memory and waits for it longer.
+    """
+    return not x.is_cuda
 
 
 class _NormalizedSiLU(torch.autograd.Function):
@@ -36,17 +43,18 @@ class _NormalizedSiLU(torch.autograd.Function):
             total = out if total is None else total.add_(out)
             kept += [x, weight, bias, mean, inverse_std]
         ctx.eps = [norm.eps for norm in norms]
-        if total.is_cuda:
-            ctx.save_for_backward(*kept)
-            return F.silu(total, inplace=True)
-        ctx.save_for_backward(*kept, total)
-        return F.silu(total)
+        if keeps_sum(total):
+            ctx.save_for_backward(*kept, total)
+            return F.silu(total)
+        ctx.save_for_backward(*kept)
+        return F.silu(total, inplace=True)
 
     @staticmethod
     def backward(ctx, grad: Tensor):
         kept = ctx.saved_tensors
-        branches = [kept[5 * i : 5 * i + 5] for i in range(len(ctx.eps))]
-        total = None if grad.is_cuda else kept[-1]
+        n = len(ctx.eps)
+        branches = [kept[5 * i : 5 * i + 5] for i in range(n)]
+        total = kept[5 * n] if len(kept) > 5 * n else None
         if total is None:
             for (x, weight, bias, mean, inverse_std), eps in zip(branches, ctx.eps, strict=True):
                 variance = inverse_std.square().reciprocal_().sub_(eps)
