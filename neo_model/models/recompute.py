@@ -12,13 +12,10 @@ def run(block: nn.Module, *inputs: Tensor) -> Tensor:
     """``block(*inputs)``, recomputed in the backward pass where `RTDETR.recompute` asked for it."""
     if not (getattr(block, "recomputed", False) and torch.is_grad_enabled() and block.training):
         return block(*inputs)
-    return checkpoint(
-        block,
-        *inputs,
-        use_reentrant=False,
-        preserve_rng_state=getattr(block, "draws_random_numbers", False),  # none of ours does
-        context_fn=lambda: (nullcontext(), unchanged_statistics(block)),
-    )
+    options = {"preserve_rng_state": getattr(block, "draws_random_numbers", False)}  # none of ours does
+    if not torch.compiler.is_compiling():  # a compiled graph updates the statistics outside what it computes again
+        options["context_fn"] = lambda: (nullcontext(), unchanged_statistics(block))
+    return checkpoint(block, *inputs, use_reentrant=False, **options)
 
 
 @contextmanager

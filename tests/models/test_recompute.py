@@ -7,6 +7,8 @@ import torch
 
 from neo_model.losses import Criterion, HungarianMatcher
 from neo_model.models import TorchvisionResNet
+from neo_model.models.layers import ConvNorm
+from neo_model.models.recompute import run
 
 PARTS = [["backbone"], ["encoder"], ["backbone", "encoder"]]
 
@@ -31,6 +33,22 @@ def test_loss_gradients_and_statistics_are_the_same(make_model, make_targets, pa
     images, targets = torch.rand(2, 3, 96, 160), make_targets(3, 1)
     results = [one_step(m, images, targets, autocast=autocast) for m in (model, twin)]
     torch.testing.assert_close(*results, rtol=0, atol=0)
+
+
+@pytest.mark.filterwarnings("ignore")  # of torch's compiler
+def test_a_compiled_block_is_recomputed_alike():
+    torch._dynamo.reset()
+    torch.manual_seed(0)
+    block = ConvNorm(3, 6, kernel_size=3).double().train()
+    twin = copy.deepcopy(block)
+    block.recomputed = twin.recomputed = True
+    compiled = torch.compile(lambda x: run(twin, x), backend="aot_eager", dynamic=False, fullgraph=True)
+    images, results = torch.rand(2, 3, 8, 9, dtype=torch.float64), []
+    for layer, compute in ((block, lambda x: run(block, x)), (twin, compiled)):
+        for _ in range(2):
+            compute(images).square().sum().backward()
+        results.append([*(p.grad for p in layer.parameters()), *layer.buffers()])
+    torch.testing.assert_close(*results, rtol=1e-12, atol=1e-12)
 
 
 def kept_bytes(model, images, targets) -> int:
