@@ -173,11 +173,15 @@ class CompilerOrPlain:
         self.failed = False
 
     def __call__(self, graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> Callable:
+        import torch._functorch.config
         from torch._inductor.compile_fx import compile_fx
 
+        # Left to itself, torch compiles the backward graph within `backward()`, where nothing could take its place.
+        at_once = torch._functorch.config.patch(force_non_lazy_backward_lowering=True)
         if not self.failed:
             try:
-                return compile_fx(copy.deepcopy(graph), inputs, config_patches=self.patches)
+                with at_once:
+                    return compile_fx(copy.deepcopy(graph), inputs, config_patches=self.patches)
             except Exception as error:  # a missing compiler or an operation that it lacks show as almost anything
                 self.failed = True
                 reason = (str(error).strip() or type(error).__name__).splitlines()[0]

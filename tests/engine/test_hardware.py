@@ -1,6 +1,7 @@
 """What "auto" settles on, on machines with and without a GPU."""
 
 import copy
+import functools
 import shutil
 from types import SimpleNamespace
 
@@ -183,6 +184,26 @@ def test_a_graph_that_does_not_compile_runs_as_it_is(monkeypatch, caplog):
         torch.testing.assert_close(compiler(torch.fx.symbolic_trace(layer), [x])(x), layer(x))
     assert len(tried) == 1  # what failed is not tried again
     assert "(an operation is missing); going on without" in one_message(caplog)
+
+
+@pytest.mark.filterwarnings("ignore")  # of torch's compiler
+def test_where_only_the_backward_graph_does_not_compile_both_run_as_they_are(monkeypatch, caplog):
+    import torch._inductor.config
+    from torch._inductor import compile_fx
+
+    def refuse(graph, inputs, *, is_backward=False, **options):
+        if is_backward:
+            raise NotImplementedError("an operation of the backward pass is missing")
+        return graph.forward
+
+    torch._dynamo.reset()
+    with_refusal = functools.partial(compile_fx.compile_fx, inner_compile=refuse)
+    monkeypatch.setattr(compile_fx, "compile_fx", with_refusal)
+    layer, x = torch.nn.Linear(3, 4), torch.rand(2, 3)
+    with torch._inductor.config.patch(force_disable_caches=True):
+        torch.compile(layer, backend=CompilerOrPlain(), dynamic=False)(x).sum().backward()
+    torch.testing.assert_close(layer.weight.grad, x.sum(dim=0).expand(4, 3))
+    assert "(an operation of the backward pass is missing); going on without" in one_message(caplog)
 
 
 def one_message(caplog) -> str:
