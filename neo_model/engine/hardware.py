@@ -17,7 +17,7 @@ from neo_model.utils.memory import keep_freed_memory
 
 log = logging.getLogger(__name__)
 
-MAX_COMPILED_SIZES = 16  # of `data/resolution`, training and evaluation together
+MAX_COMPILED_SIZES = 16  # of `data.resolution.train_sizes`; evaluation during training is not compiled
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
