@@ -131,7 +131,7 @@ class DetectionData:
             smallest_side=SMALLEST_TRAINING_SIDE,
             indices=self._overfit_indices(overfit),
             cache=self.cache,
-            largest_wh=max(self.resolution.train_sizes, key=math.prod),
+            largest_wh=self.resolution.largest_wh,
         )
 
     def val_dataset(self, overfit: int = 0) -> DetectionDataset:

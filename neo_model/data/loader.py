@@ -5,7 +5,6 @@ travels to the workers in the requests, so their number changes nothing, and liv
 epoch.
 """
 
-import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -78,7 +77,7 @@ class TrainLoader:
         self._dataset = dataset
         self._damage = DamageCount(len(dataset), max_bad_fraction, dataset.folder)
         self._options = {"kind": kind, "workers": workers, "prefetch": prefetch, "pin_memory": pin_memory}
-        self._options |= {"largest_wh": max(resolution.train_sizes, key=math.prod), "damage": self._damage}
+        self._options |= {"largest_wh": resolution.largest_wh, "damage": self._damage}
         self._batches: Batches | None = None
         self._running: Iterator[Batch] | None = None
 

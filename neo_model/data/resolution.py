@@ -1,5 +1,7 @@
 """The network's input size, 16:9 unless one asks otherwise."""
 
+import math
+
 from neo_model.utils import NonNegativeInt, PositiveInt, UserError
 
 ASPECT_WIDTH, ASPECT_HEIGHT = 16, 9
@@ -52,6 +54,11 @@ class Resolution:
     def size(self) -> tuple[int, int]:
         """(width, height) of evaluation."""
         return self.width, self.height
+
+    @property
+    def largest_wh(self) -> tuple[int, int]:
+        """(width, height) of the most pixels that a batch may have, in any epoch."""
+        return max(self.size, *self.train_sizes, key=math.prod)
 
     def sizes_at(self, epoch: int) -> list[tuple[int, int]]:
         """(width, height) that a training batch of this epoch may have."""

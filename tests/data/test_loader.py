@@ -91,6 +91,13 @@ def test_it_knows_in_which_epochs_sizes_change(make_loader, resolution, overfit,
     assert [loader.has_one_size(epoch) for epoch in range(3)] == in_epochs
 
 
+def test_the_size_after_multi_scale_may_have_the_most_pixels(make_loader):
+    sizes = {"width": 110, "height": 110, "train_sizes": [[100, 100], [130, 64]], "any_aspect": True}
+    loader = make_loader(None, {**sizes, "multiscale_until": 1})
+    shapes = [{tuple(images.shape[2:]) for images, _ in loader.epoch(epoch)} for epoch in (0, 1)]
+    assert shapes[0] <= {(100, 100), (64, 130)} and shapes[1] == {(110, 110)}
+
+
 def test_epochs_and_seeds_differ_and_repeat(make_loader):
     loader, twin, other = make_loader(EVERYTHING), make_loader(EVERYTHING), make_loader(EVERYTHING, seed=1)
     epochs = [list(loader.epoch(epoch)) for epoch in range(3)]

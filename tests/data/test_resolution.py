@@ -64,3 +64,10 @@ def test_training_sizes_until_an_epoch():
     assert resolution.sizes_at(3) == [(480, 270)]
     assert len(Resolution(width=480, height=270, train_sizes=sizes).sizes_at(1000)) == 3
     assert Resolution(width=480, height=270).sizes_at(0) == [(480, 270)]
+
+
+def test_the_largest_size_is_the_one_of_most_pixels():
+    sizes = [[320, 320], [400, 100]]
+    assert Resolution(width=350, height=350, train_sizes=sizes, any_aspect=True).largest_wh == (350, 350)
+    assert Resolution(width=330, height=80, train_sizes=sizes, any_aspect=True).largest_wh == (320, 320)
+    assert Resolution(width=480, height=270).largest_wh == (480, 270)
