@@ -2,12 +2,20 @@
 
 import ctypes
 import re
+from contextlib import suppress
 from pathlib import Path
 
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory")  # of a GPU, of torch on a CPU
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 # Older versions of glibc refuse a threshold of more than 32 MB.
 LARGEST_THRESHOLDS = 2**30, 2**25
+ROOT = Path("/")
+# Of control groups, by the controllers that /proc/self/cgroup lists, version 2 and 1: where they are mounted, and the
+# names of the limit, of what is used, and of the part of it that the kernel can take back.
+GROUP_FILES = {
+    "": ("sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"),
+    "memory": ("sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+}
 
 
 def keep_freed_memory() -> None:
@@ -32,12 +40,32 @@ def is_out_of_memory(error: BaseException) -> bool:
 def available_memory() -> int | None:
     """Bytes that this process and its children may still take: of the machine or of a container; None if unknown."""
     try:
-        kilobytes = re.search(r"^MemAvailable:\s+(\d+) kB$", Path("/proc/meminfo").read_text(), re.MULTILINE)
+        kilobytes = re.search(r"^MemAvailable:\s+(\d+) kB$", (ROOT / "proc/meminfo").read_text(), re.MULTILINE)
         of_machine = int(kilobytes[1]) * 1024
     except (OSError, TypeError):
         return None
+    return min([of_machine, *_left_to_groups()])
+
+
+def _left_to_groups() -> list[int]:
+    """Bytes left to each control group that the process is in, the groups around it included, where it has a limit.
+
+    Of the files' pages that count as used, the kernel gives back those that were read once.
+    """
     try:
-        limit, used = (Path("/sys/fs/cgroup", name).read_text() for name in ("memory.max", "memory.current"))
-        return min(of_machine, int(limit) - int(used))
-    except (OSError, ValueError):  # no container, or one without a limit ("max")
-        return of_machine
+        lines = (ROOT / "proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return []
+    left = []
+    for controllers, group in (line.split(":", 2)[1:] for line in lines):
+        if controllers not in GROUP_FILES:
+            continue
+        mount, limit, used, reclaimable = GROUP_FILES[controllers]
+        parts = group.strip("/").split("/")
+        for depth in range(len(parts) + 1):
+            folder = (ROOT / mount).joinpath(*parts[:depth])
+            with suppress(OSError, ValueError):  # a container does not see its outer groups; "max" is no limit
+                limit_bytes, used_bytes = (int((folder / name).read_text()) for name in (limit, used))
+                statistics = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+                left.append(limit_bytes - used_bytes + int(statistics.get(reclaimable, 0)))
+    return left

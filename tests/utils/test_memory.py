@@ -1,0 +1,66 @@
+"""The memory that is left, on machines and in containers that are a few files."""
+
+import pytest
+
+from neo_model.utils import memory
+from neo_model.utils.memory import available_memory
+
+GB = 10**9
+FILES = {
+    2: ("0::{}", "sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"),
+    1: (
+        "12:cpu,cpuacct:/\n4:memory:{}\n0::/",
+        "sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file",
+    ),
+}  # fmt: skip
+
+
+@pytest.fixture(params=FILES, ids="version {}".format)
+def machine(request, tmp_path, monkeypatch):
+    """Pretends that 64 GB of the machine are available and that the process is in a control group."""
+    monkeypatch.setattr(memory, "ROOT", tmp_path)
+    line, mount, *names, inactive = FILES[request.param]
+
+    def pretend(in_group: str, limits: dict[str, tuple[int | str, int, int]]) -> None:
+        (tmp_path / "proc/self").mkdir(parents=True)
+        (tmp_path / "proc/meminfo").write_text(f"MemTotal: 99 kB\nMemAvailable:   {64 * GB // 1024} kB\n")
+        (tmp_path / "proc/self/cgroup").write_text(line.format(in_group) + "\n")
+        for group, (limit, used, read_once) in limits.items():
+            folder = tmp_path / mount / group.lstrip("/")
+            folder.mkdir(parents=True, exist_ok=True)
+            for name, value in zip(names, (limit, used), strict=True):
+                (folder / name).write_text(f"{value}\n")
+            (folder / "memory.stat").write_text(f"anon 7\n{inactive} {read_once}\nactive_file 5\n")
+
+    return pretend
+
+
+def test_pages_of_files_that_were_read_count_as_free(machine):
+    machine("/", {"/": (16 * GB, 15 * GB, 12 * GB)})
+    assert available_memory() == 13 * GB
+
+
+def test_the_limit_is_that_of_the_process_s_own_group(machine):
+    machine("/slurm/job_7", {"/slurm/job_7": (8 * GB, 3 * GB, 1 * GB), "/slurm/job_8": (1 * GB, 1 * GB, 0)})
+    assert available_memory() == 6 * GB
+
+
+def test_a_group_around_it_may_leave_less(machine):
+    machine("/slurm/job_7", {"/slurm/job_7": (8 * GB, 1 * GB, 0), "/slurm": (9 * GB, 7 * GB, 0)})
+    assert available_memory() == 2 * GB
+
+
+def test_a_container_may_see_its_group_at_the_top_under_the_host_s_name(machine):
+    machine("/docker/0123", {"/": (8 * GB, 3 * GB, 0)})
+    assert available_memory() == 5 * GB
+
+
+@pytest.mark.parametrize("limits", [{}, {"/": ("max", 3 * GB, 0)}, {"/": (2**63 - 4096, 3 * GB, 0)}])
+def test_without_a_limit_it_is_the_machine_s(machine, limits):
+    machine("/", limits)
+    assert available_memory() == 64 * GB // 1024 * 1024
+
+
+def test_where_there_is_no_proc_it_is_unknown(tmp_path, monkeypatch):
+    monkeypatch.setattr(memory, "ROOT", tmp_path)
+    assert available_memory() is None
