@@ -52,10 +52,10 @@ class Showing:
         for logger in self._runner.loggers:
             logger.images(self._runner.progress.step, "train", pictures)
 
-    def note_matches(self) -> None:
-        """Keep the IoUs of the pairs that the last forward pass matched, on the device, for `matches`."""
+    def note_matches(self, matched_ious: dict[str, torch.Tensor]) -> None:
+        """Keep the IoUs of a step, on the device, for `matches`."""
         if self._runner.loggers:
-            for suffix, ious in self._runner.learner.criterion.matched_ious().items():
+            for suffix, ious in matched_ious.items():
                 self._ious[suffix.lstrip("_") or "last"].append(ious)
 
     def matches(self) -> None:

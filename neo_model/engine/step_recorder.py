@@ -44,7 +44,7 @@ class StepRecorder:
             return
         now = time.monotonic()
         seconds = max(now - self.since, 1e-9)
-        runner.showing.note_matches()
+        runner.showing.note_matches(report.matched_ious)
         losses = report.losses
         last_layer = sum(losses[name] for name in ("loss_vfl", "loss_bbox", "loss_giou"))
         values = {

@@ -51,12 +51,14 @@ class StepReport:
         gradient_norm: before clipping; not finite where the step was skipped.
         learning_rate: of the first parameter group outside the backbone.
         num_images: images in the effective batch.
+        matched_ious: of its last batch, on the device; see `Criterion.matched_ious`.
     """
 
     losses: dict[str, float]
     gradient_norm: float
     learning_rate: float
     num_images: int
+    matched_ious: dict[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ class OpenStep:
         names: of the loss terms.
         figures: gradient norm and loss terms, in host memory once ``arrival`` has happened.
         arrival: None on a CPU.
-        learning_rate: as in `StepReport`.
+        learning_rate, matched_ious: as in `StepReport`.
         num_batches: accumulated in it.
         targets: of all its images.
     """
@@ -78,13 +80,15 @@ class OpenStep:
     learning_rate: float
     num_batches: int
     targets: list[dict]
+    matched_ious: dict[str, Tensor]
 
     def report(self) -> StepReport:
         """What it did. It waits for the figures, unless the device has been waited for since."""
         if self.arrival is not None:
             self.arrival.synchronize()
         norm, *losses = self.figures.tolist()
-        return StepReport(dict(zip(self.names, losses, strict=True)), norm, self.learning_rate, len(self.targets))
+        terms = dict(zip(self.names, losses, strict=True))
+        return StepReport(terms, norm, self.learning_rate, len(self.targets), self.matched_ious)
 
 
 def train_one_epoch(
@@ -171,7 +175,7 @@ def take_step(
     scaler.update()
     statistics.put_back(statistics_before, where=not_finite)
     figures = torch.stack((norm, *losses.values())).to("cpu", non_blocking=True)
-    return opened(optimizer, group, list(losses), figures, event_now(norm.device))
+    return opened(learner, group, list(losses), figures, event_now(norm.device))
 
 
 def skip_step(
@@ -184,15 +188,16 @@ def skip_step(
     if scaler.is_enabled():
         scaler.scale(torch.zeros((), device=device))  # unused, it has no scale yet
         scaler.update(scaler.get_scale() * 0.5)
-    return opened(learner.optimizer, group, [], torch.tensor([math.nan]), None)
+    return opened(learner, group, [], torch.tensor([math.nan]), None)
 
 
 def opened(
-    optimizer: Optimizer, group: list[Batch], names: list[str], figures: Tensor, arrival: torch.cuda.Event | None
+    learner: Learner, group: list[Batch], names: list[str], figures: Tensor, arrival: torch.cuda.Event | None
 ) -> OpenStep:
     """The step over a group of batches, without keeping their images."""
     targets = [target for _, targets in group for target in targets]
-    return OpenStep(names, figures, arrival, optimizer.param_groups[-1]["lr"], len(group), targets)
+    learning_rate, matched_ious = learner.optimizer.param_groups[-1]["lr"], learner.criterion.matched_ious()
+    return OpenStep(names, figures, arrival, learning_rate, len(group), targets, matched_ious)
 
 
 def follow(

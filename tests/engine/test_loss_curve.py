@@ -30,6 +30,9 @@ class PlainCriterion(nn.Module):
             terms += plain_losses(layer, targets, num_boxes=num_boxes * meta["dn_num_group"], pairs_of=pairs)
         return {str(i): term for i, term in enumerate(terms)}
 
+    def matched_ious(self) -> dict[str, Tensor]:
+        return {}
+
 
 def normalize_then_silu(inputs: list[Tensor], norms: list[nn.Module]) -> Tensor:
     """What `normalized_silu` computes, as its equation is written."""

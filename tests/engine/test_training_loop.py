@@ -238,7 +238,7 @@ class Arrival:
 def test_hearing_of_a_step_one_step_later_changes_nothing(
     make_hardware, make_learner, make_batches, monkeypatch, precision
 ):
-    hardware, outcomes = make_hardware(precision=precision), []
+    hardware, outcomes, ious = make_hardware(precision=precision), [], []
     for event in (None, Arrival()):
         monkeypatch.setattr("neo_model.engine.training_loop.event_now", lambda device, event=event: event)
         learner, progress = make_learner(hardware, warmup_steps=20), Progress()
@@ -248,7 +248,9 @@ def test_hearing_of_a_step_one_step_later_changes_nothing(
         reports = train(learner, batches, hardware, progress)
         assert [math.isfinite(report.gradient_norm) for report in reports] == [True, True, False, False, True, True]
         outcomes.append((*states(learner, progress), [(r.losses, r.learning_rate, r.num_images) for r in reports]))
+        ious.append([report.matched_ious for report in reports])
     now, later = outcomes
+    torch.testing.assert_close(*ious, atol=0, rtol=0)
     torch.testing.assert_close(later[:3], now[:3], atol=0, rtol=0)
     assert later[3:6] == now[3:6] and repr(later[6]) == repr(now[6])
 
