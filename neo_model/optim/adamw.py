@@ -14,7 +14,7 @@ class AdamW:
         lr: learning rate of everything but the backbone.
         backbone_lr_ratio: the backbone's learning rate as a share of ``lr``, so that a sweep over ``lr`` keeps it.
         backbone_layer_decay: of the backbone's layers each learns at this share of the next one's rate.
-        betas: decay of the two moments.
+        betas: decay of the two moments, each below 1.
         weight_decay: of all parameters but norms and biases.
         clip_norm: longest gradient over all parameters; null does not clip.
     """
@@ -25,10 +25,12 @@ class AdamW:
         lr: PositiveFloat,
         backbone_lr_ratio: PositiveFloat = 0.1,
         backbone_layer_decay: Fraction = 1.0,
-        betas: list[Fraction] | tuple[float, float] = (0.9, 0.999),
+        betas: tuple[Fraction, Fraction] = (0.9, 0.999),
         weight_decay: NonNegativeFloat = 1e-4,
         clip_norm: PositiveFloat | None = 0.1,
     ) -> None:
+        if max(betas) >= 1:
+            raise ValueError(f"betas={list(betas)} must be below 1, where a moment would never change")
         self.lr, self.backbone_lr_ratio, self.backbone_layer_decay = lr, backbone_lr_ratio, backbone_layer_decay
         self.betas, self.weight_decay, self.clip_norm = tuple(betas), weight_decay, clip_norm
 

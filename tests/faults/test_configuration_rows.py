@@ -50,6 +50,9 @@ WRONG = {
     "optim.lr=fast": ["optim.lr: 'fast' is not a number", "give a number above 0"],
     "optim.lr=nan": ["optim.lr: nan is not"],
     "optim.lr=-1": ["optim.lr: -1 is not", "above 0"],
+    "optim.betas=[0.9]": ["optim.betas: [0.9] is not a list of 2, each a number between 0 and 1"],
+    "optim.betas=[0.9,0.99,0.5]": ["optim.betas: [0.9, 0.99, 0.5] is not a list of 2, each a number between 0 and 1"],
+    "optim.betas=[0.9,1.0]": ["optim: betas=[0.9, 1.0] must be below 1"],
     "hardware.batch_size=0": ["hardware.batch_size: 0 is not a whole number at least 1"],
     "data.resolution.width=1000": ["data/resolution 1000x270: is not 16:9", "use 480x270 or 992x558"],
 }
