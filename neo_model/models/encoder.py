@@ -91,6 +91,9 @@ class HybridEncoder(nn.Module):
         feedforward_dim: inner width of their MLPs.
         expansion: inner width of the fusion blocks as a share of ``dim``.
         num_heads: attention heads.
+
+    Raises:
+        ValueError: the fusion blocks would have no channels.
     """
 
     def __init__(
@@ -104,6 +107,8 @@ class HybridEncoder(nn.Module):
         num_layers: int = 1,
     ) -> None:
         super().__init__()
+        if int(dim * expansion) < 1:
+            raise ValueError(f"encoder_expansion={expansion} of encoder_dim={dim} is less than one channel")
         self.dim = dim
         self.input_proj = nn.ModuleList(ConvNorm(c, dim, kernel_size=1) for c in in_channels)
         layers = [

@@ -53,6 +53,7 @@ WRONG = {
     "optim.betas=[0.9]": ["optim.betas: [0.9] is not a list of 2, each a number between 0 and 1"],
     "optim.betas=[0.9,0.99,0.5]": ["optim.betas: [0.9, 0.99, 0.5] is not a list of 2, each a number between 0 and 1"],
     "optim.betas=[0.9,1.0]": ["optim: betas=[0.9, 1.0] must be below 1"],
+    "model.backbone.width=1": ["model.backbone.width: 1 is not a whole number at least 2"],
     "hardware.batch_size=0": ["hardware.batch_size: 0 is not a whole number at least 1"],
     "data.resolution.width=1000": ["data/resolution 1000x270: is not 16:9", "use 480x270 or 992x558"],
 }
@@ -62,6 +63,11 @@ WRONG = {
 def test_row_22_a_value_that_makes_no_sense_leaves_no_run(refused, override):
     error = refused("train", override)
     assert all(part in error for part in WRONG[override]), error
+
+
+def test_row_22_sizes_that_only_the_model_can_refuse_leave_no_run(refused, tiny):
+    error = refused("train", *tiny, "model.encoder_expansion=0.001")
+    assert error == "error: model: encoder_expansion=0.001 of encoder_dim=64 is less than one channel; change it\n"
 
 
 def test_row_23_a_checkpoint_of_other_classes(command, refused, make_coco, run_of_a_step):

@@ -5,14 +5,14 @@ Module names are those of the published files.
 """
 
 from collections import OrderedDict
-from typing import Literal
+from typing import Annotated, Literal
 
 from torch import Tensor, nn
 
 from neo_model.models.backbones.pretrained import load_pretrained
 from neo_model.models.layers import ConvNorm
 from neo_model.models.recompute import run
-from neo_model.utils import PositiveInt
+from neo_model.utils import Bounds
 
 BLOCKS = {10: (1, 1, 1, 1), 18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
 RELEASE = "https://github.com/lyuwenyu/storage/releases/download/v0.1"
@@ -117,7 +117,7 @@ class ResNetVD(nn.Module):
         self,
         *,
         depth: Literal[10, 18, 34, 50, 101],
-        width: PositiveInt = 64,
+        width: Annotated[int, Bounds(low=2)] = 64,  # the stem begins with half of it
         weights: str | None = None,
         freeze_stem: bool = False,
         freeze_norm: bool = False,
