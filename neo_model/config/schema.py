@@ -1,10 +1,12 @@
 """The top level of the configurations: which keys there are and what each may hold."""
 
-from neo_model.utils import Fraction, NonNegativeFloat, NonNegativeInt, PositiveInt
+from typing import Annotated
+
+from neo_model.utils import Bounds, Fraction, NonNegativeFloat, NonNegativeInt, PositiveInt
 
 TRAINING_SETTINGS = {
     "epochs": PositiveInt,
-    "seed": NonNegativeInt,
+    "seed": Annotated[int, Bounds(low=0, high=2**63 - 1)],  # torch takes no more digits
     "resume": str | None,
     "weights": str | None,
     "rehead": bool,

@@ -22,12 +22,13 @@ class Bounds:
     def contains(self, value: float) -> bool:
         """Whether ``value`` is finite and inside."""
         above = value > self.low if self.low_open else value >= self.low
-        return math.isfinite(value) and above and value <= self.high
+        return -math.inf < value < math.inf and above and value <= self.high
 
     def __str__(self) -> str:
         if math.isinf(self.high):
             return f"above {self.low:g}" if self.low_open else f"at least {self.low:g}"
-        return f"between {self.low:g} and {self.high:g}"
+        high = f"{self.high:g}" if isinstance(self.high, float) else self.high  # a whole number in full
+        return f"between {self.low:g} and {high}"
 
 
 PositiveInt = Annotated[int, Bounds(low=1)]

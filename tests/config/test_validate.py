@@ -23,7 +23,7 @@ def error_of(*overrides: str) -> str:
         ("+modle=3", ["modle", "did you mean model?"]),
         ("~optim.lr", ["optim.lr", "is not given"]),
         ("epochs=0", ["epochs: 0 is not a whole number at least 1"]),
-        ("seed=-1", ["seed", "at least 0"]),
+        ("seed=-1", ["seed", "between 0 and"]),
         ("debug=3", ["debug", "true or false"]),
         ("data.resolution=1280x720", ["data.resolution", "write data/resolution=1280x720"]),
         ("model.backbone=resnet50vd", ["model.backbone", "write model/backbone=resnet50vd"]),

@@ -22,6 +22,7 @@ def test_a_user_error_is_one_line_whatever_it_is_made_of():
         (Bounds(low=1), [1, 10**9], [0, 0.5, -1], "at least 1"),
         (Bounds(low=0.0, low_open=True), [1e-9, 5], [0, -1], "above 0"),
         (Bounds(low=0.0, high=1.0), [0, 0.5, 1], [-0.1, 1.1], "between 0 and 1"),
+        (Bounds(low=0, high=2**63 - 1), [2**63 - 1], [2**63, 10**400], "between 0 and 9223372036854775807"),
     ],
 )
 def test_bounds(bounds, inside, outside, text):
@@ -34,7 +35,7 @@ def draw() -> list[float]:
     return [random.random(), random.gauss(0, 1), np.random.rand(), np.random.randn(), torch.rand(()).item()]
 
 
-@pytest.mark.parametrize("seed", [0, 7, 2**40])
+@pytest.mark.parametrize("seed", [0, 7, 2**40, 2**63 - 2])
 def test_a_seed_decides_all_generators(seed):
     draws = []
     for _ in range(2):
