@@ -29,6 +29,7 @@ COMPARED_KEYS = (
     *("data.augment.", "hardware.batch_size", "hardware.accumulate", "hardware.precision"),
 )
 HISTOGRAM_EDGES = np.linspace(0, 1, 21)
+WANDB_MODES = ("online", "offline", "shared", "disabled", "dryrun", "run")  # all that W&B's own variable may say
 UPLOAD_SECONDS = 60  # for what W&B has not uploaded by the end of a run: without a network it would wait for ever
 
 _report_thread_exception = threading.excepthook
@@ -184,13 +185,19 @@ class WandbLogger(Logger):
         project: name of the W&B project.
         mode: online, offline (``wandb sync`` uploads it later) or disabled; the variable ``WANDB_MODE`` is obeyed when
             it is set, for machines without a network.
+
+    Raises:
+        UserError: ``WANDB_MODE`` is set to what W&B does not know.
     """
 
     name = "W&B"
 
     def __init__(self, *, project: str, mode: Literal["online", "offline", "disabled"] = "online") -> None:
         super().__init__()
-        self._project, self._mode = project, os.environ.get("WANDB_MODE", mode)
+        self._project, self._mode = project, os.environ.get("WANDB_MODE") or mode
+        if self._mode not in WANDB_MODES:
+            remedy = f"set the variable to one of {', '.join(WANDB_MODES)}, or unset it"
+            raise UserError("WANDB_MODE", f"W&B has no mode {self._mode!r}", remedy)
         self._run = None
         self._first_step = 0
 

@@ -71,6 +71,12 @@ def test_row_22_sizes_that_only_the_model_can_refuse_leave_no_run(refused, tiny)
     assert error == "error: model: encoder_expansion=0.001 of encoder_dim=64 is less than one channel; change it\n"
 
 
+def test_row_22_a_mode_that_wandb_does_not_know_leaves_no_run(refused, tiny, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "foo")
+    error = refused("train", *tiny, "logger=wandb")
+    assert error.startswith("error: WANDB_MODE: W&B has no mode 'foo'; set the variable to one of online, offline, ")
+
+
 def test_row_23_a_checkpoint_of_other_classes(command, refused, make_coco, run_of_a_step):
     best = run_of_a_step / "checkpoints" / "best.pt"
     folder = make_coco("mine", ["crate", "ball"])
