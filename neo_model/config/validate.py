@@ -92,7 +92,7 @@ def check_files(config: DictConfig) -> None:
     except OmegaConfBaseException:
         return  # for `validate_training` to report
     paths = {key: data.get(key) for key in (*DATA_FILES, *DATA_FOLDERS)}
-    if all(isinstance(path, str) for path in paths.values()):
+    if all(isinstance(path, str) for path in (*paths.values(), data.get(schema.PATH_PREFIX, ""))):
         check_present(
             data.get("name"),
             files=[Path(paths[key]) for key in DATA_FILES],
@@ -183,15 +183,15 @@ def _check_node(key: str, node: Any, packages: frozenset[str], expected: type = 
     if not issubclass(target, expected):
         return [UserError(f"{key}.{TARGET}", f"{target.__name__} is not a {expected.__name__}", "choose another class")]
     parameters = inspect.signature(target).parameters
-    hints = typing.get_type_hints(target.__init__, include_extras=True)
+    hints = {schema.PATH_PREFIX: str, **typing.get_type_hints(target.__init__, include_extras=True)}
     found = []
     for name, value in node.items():
         where = f"{key}.{name}"
-        if name == TARGET or (name == schema.PATH_PREFIX and isinstance(value, str) and name not in parameters):
+        if name == TARGET:
             continue
         if name in schema.SUPPLIED:
             found.append(UserError(where, schema.SUPPLIED[name], "leave it out"))
-        elif name not in parameters:
+        elif name not in parameters and name != schema.PATH_PREFIX:
             known = parameters.keys() - schema.SUPPLIED
             found.append(unknown_name(name, known, where=where, what="key", prefix=f"{key}."))
         else:

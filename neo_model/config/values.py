@@ -1,19 +1,21 @@
 """Whether a value of a configuration fits a type hint, and if not, why in words."""
 
 import inspect
+import shlex
 import types
 import typing
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union
 
 from neo_model.utils import Bounds
+from neo_model.utils.quoting import quoted
 
 NAMES = {
     int: "a whole number",
     float: "a number",
     bool: "true or false",
     str: "text",
-    dict: "settings by name",
+    dict: "a dictionary",
     Path: "a path",
     None: "null",
     types.NoneType: "null",
@@ -29,8 +31,10 @@ def mismatch(value: Any, hint: Any) -> tuple[str, str] | None:
     """
     if fits(value, hint):
         return None
-    shown = "null" if value is None else repr(value)
-    return f"{shown} is not {describe(hint)}", f"give {describe(hint)}"
+    shown, remedy = "null" if value is None else repr(value), f"give {describe(hint)}"
+    if _plain_fits(value, int) and fits(str(value), hint):
+        remedy = f"write ./{value} for a path, {shlex.quote(quoted(str(value)))} for any other text"
+    return f"{shown} is not {describe(hint)}", remedy
 
 
 def fits(value: Any, hint: Any) -> bool:
@@ -79,13 +83,14 @@ def describe(hint: Any) -> str:
     if origin is Literal:
         return " or ".join(str(choice).lower() if isinstance(choice, bool) else str(choice) for choice in arguments)
     if origin in (Union, types.UnionType):
-        return " or ".join(dict.fromkeys(describe(argument) for argument in arguments))
+        described = dict.fromkeys(describe(argument) for argument in arguments)
+        return (", or " if any("," in choice for choice in described) else " or ").join(described)
     if origin is tuple and Ellipsis not in arguments:
         return f"a list of {len(arguments)}, each {describe(arguments[0])}"
     if origin in (list, tuple):
         return f"a list, each entry {describe(arguments[0])}"
     if origin is dict:
-        return f"named entries, each {describe(arguments[1])}"
+        return f"a dictionary, each value {describe(arguments[1])}"
     return NAMES.get(hint, getattr(hint, "__name__", str(hint)))
 
 

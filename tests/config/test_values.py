@@ -1,11 +1,13 @@
 """Plain values against type hints."""
 
 import math
+import shlex
 from pathlib import Path
 from typing import Literal
 
 import pytest
 
+from neo_model.config.compose import parse_overrides
 from neo_model.config.values import describe, fits, mismatch
 from neo_model.utils import Fraction, NonNegativeInt, PositiveFloat, PositiveInt
 
@@ -64,3 +66,18 @@ def test_ranges_are_described_in_words():
     assert describe(PositiveInt) == "a whole number at least 1"
     assert describe(PositiveFloat | None) == "a number above 0 or null"
     assert describe(Literal["auto", "cpu"]) == "auto or cpu"
+
+
+def test_lists_and_dictionaries_are_described_in_words():
+    number = "a whole number at least 1"
+    assert describe(PositiveInt | list[PositiveInt]) == f"{number}, or a list, each entry {number}"
+    assert describe(dict[str, dict] | None) == "a dictionary, each value a dictionary, or null"
+    assert describe(tuple[Literal["a", "b"], ...]) == "a list, each entry a or b"
+
+
+@pytest.mark.parametrize("hint", [str, str | None, Path])
+def test_a_number_for_text_is_told_how_text_is_written(hint):
+    _, remedy = mismatch(2024, hint)
+    assert remedy == """write ./2024 for a path, '"2024"' for any other text"""
+    (word,) = shlex.split("""data.root='"2024"'""")
+    assert parse_overrides([word])[0].value() == "2024"

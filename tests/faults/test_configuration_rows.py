@@ -66,6 +66,14 @@ def test_row_22_a_value_that_makes_no_sense_leaves_no_run(refused, override):
     assert all(part in error for part in WRONG[override]), error
 
 
+def test_row_22_a_folder_of_data_that_is_named_with_digits(refused, make_coco):
+    make_coco("2024", ["crate"])
+    how = """write ./2024 for a path, '"2024"' for any other text"""
+    assert refused("train", *custom("2024")) == f"error: data.root: 2024 is not text; {how}\n"
+    assert refused("train", *custom("null")) == "error: data.root: null is not text; give text\n"
+    assert "optim.lr" in refused("train", *custom("./2024"), "optim.lr=0")
+
+
 def test_row_22_sizes_that_only_the_model_can_refuse_leave_no_run(refused, tiny):
     error = refused("train", *tiny, "model.encoder_expansion=0.001")
     assert error == "error: model: encoder_expansion=0.001 of encoder_dim=64 is less than one channel; change it\n"
