@@ -212,11 +212,10 @@ def _check_value(where: str, value: Any, hint: Any, packages: frozenset[str]) ->
 
 def _not_a_node(key: str, value: Any) -> UserError:
     """The error for a plain value where a node should be, most often a dot typed for a slash."""
-    group = key.replace(".", "/")
+    group, shown = key.replace(".", "/"), "null" if value is None else repr(value)
     if (CONF / group).is_dir():
         wanted = value if value in choices(group) else "|".join(choices(group))
-        return UserError(key, f"{value!r} is a value where a group of settings belongs", f"write {group}={wanted}")
-    shown = "null" if value is None else repr(value)
+        return UserError(key, f"{shown} is a value where a group of settings belongs", f"write {group}={wanted}")
     return UserError(key, f"{shown} is not a group of settings with {TARGET}", "see the files in conf/")
 
 

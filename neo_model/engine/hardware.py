@@ -52,7 +52,7 @@ class Hardware:
         cudnn_benchmark: bool = True,
         tf32: bool = True,
         compile: bool = False,
-        recompute: list[Literal["backbone", "encoder"]] | tuple = (),
+        recompute: tuple[Literal["backbone", "encoder"], ...] = (),
     ) -> None:
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -59,8 +59,11 @@ class RTDETR(nn.Module):
         super().__init__()
         if eval_decoder_layer is not None and eval_decoder_layer >= num_decoder_layers:
             raise ValueError(f"eval_decoder_layer={eval_decoder_layer} needs more than {num_decoder_layers} layers")
-        if encoder_dim % num_heads or decoder_dim % num_heads or encoder_dim % 4:
-            raise ValueError(f"num_heads={num_heads} must divide encoder_dim and decoder_dim, and 4 encoder_dim")
+        if encoder_dim % num_heads or decoder_dim % num_heads:
+            dims = f"encoder_dim={encoder_dim} and decoder_dim={decoder_dim}"
+            raise ValueError(f"num_heads={num_heads} must divide {dims}")
+        if encoder_dim % 4:
+            raise ValueError(f"encoder_dim={encoder_dim} must be a multiple of 4")
         if version == 1 and (sampling != "bilinear" or isinstance(num_points, list)):
             raise ValueError("discrete sampling and a list of num_points need version=2")
         self.num_classes, self.version = num_classes, version

@@ -74,9 +74,17 @@ def test_row_22_a_folder_of_data_that_is_named_with_digits(refused, make_coco):
     assert "optim.lr" in refused("train", *custom("./2024"), "optim.lr=0")
 
 
-def test_row_22_sizes_that_only_the_model_can_refuse_leave_no_run(refused, tiny):
-    error = refused("train", *tiny, "model.encoder_expansion=0.001")
-    assert error == "error: model: encoder_expansion=0.001 of encoder_dim=64 is less than one channel; change it\n"
+WRONG_SIZES = {
+    "model.encoder_expansion=0.001": "encoder_expansion=0.001 of encoder_dim=64 is less than one channel",
+    "model.num_heads=3": "num_heads=3 must divide encoder_dim=64 and decoder_dim=64",
+    "model.encoder_dim=66 model.num_heads=2": "encoder_dim=66 must be a multiple of 4",
+}
+
+
+@pytest.mark.parametrize("overrides", WRONG_SIZES)
+def test_row_22_sizes_that_only_the_model_can_refuse_leave_no_run(refused, tiny, overrides):
+    error = refused("train", *tiny, *overrides.split())
+    assert error == f"error: model: {WRONG_SIZES[overrides]}; change it\n"
 
 
 def test_row_22_a_mode_that_wandb_does_not_know_leaves_no_run(refused, tiny, monkeypatch):
