@@ -1,6 +1,5 @@
 """Checks a data set before a training run; ``python -m neo_model.data.audit --help`` says how."""
 
-import os
 import sys
 from collections import defaultdict
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from neo_model.data.findings import Finding, finding_of, findings_of
 from neo_model.data.image_files import DamagedImage, WrongSize, examine_folder, inspect_image
 from neo_model.data.replacement import refuse_too_many
 from neo_model.utils import UserError
+from neo_model.utils.cores import num_cores
 
 HELP = """\
 Check a data set before training on it: what is wrong, how often, and what training will do about it.
@@ -139,7 +139,7 @@ def _problems(folder: Path, instances: CocoInstances, indices: list[int]) -> Ite
         return problems
 
     bar = tqdm(total=len(indices), desc=f"looking at {folder}", unit="image", leave=False, disable=None)
-    with bar, ThreadPoolExecutor(THREADS_A_CORE * (os.cpu_count() or 1)) as pool:
+    with bar, ThreadPoolExecutor(THREADS_A_CORE * num_cores()) as pool:
         for task, problems in zip(tasks, pool.map(look_at, tasks), strict=True):
             bar.update(len(task))
             yield from problems

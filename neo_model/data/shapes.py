@@ -16,6 +16,7 @@ from neo_model.data.scenes import GENERATOR_VERSION, write_scenes
 from neo_model.data.transforms import Augmentation, Fit
 from neo_model.data.workers import LoaderKind
 from neo_model.utils import Fraction, NonNegativeInt, PositiveInt, UserError
+from neo_model.utils.cores import num_cores
 
 _STAMP = "stamp.json"
 
@@ -106,7 +107,7 @@ class ShapesData(DetectionData):
                 height=self.resolution.height,
                 counts=self.counts,
                 seed=self.seed,
-                workers=_num_cores(),
+                workers=num_cores(),
             )
             # disable=None: a bar on a terminal, nothing in a log file.
             bar = {"desc": f"drawing {self.folder}", "unit": "image", "disable": None, "leave": False}
@@ -135,10 +136,3 @@ def _scratch_folder(parent: Path):
         yield scratch
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-
-
-def _num_cores() -> int:
-    """Cores that this process may use, which can be fewer than the machine has."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

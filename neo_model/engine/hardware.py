@@ -2,7 +2,6 @@
 
 import copy
 import logging
-import os
 import resource
 import sys
 from collections.abc import Callable
@@ -13,6 +12,7 @@ import torch
 from torch import nn
 
 from neo_model.utils import NonNegativeInt, PositiveInt, UserError
+from neo_model.utils.cores import num_cores
 from neo_model.utils.memory import keep_freed_memory
 
 log = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ class Hardware:
         precision: of autocast; auto is bf16 where the device computes in it, else fp16 on a GPU and fp32 on a CPU.
         batch_size: images in a forward pass.
         accumulate: batches in an optimizer step.
-        workers: loader processes.
+        workers: loader processes, at most one for each core that this process may use.
         prefetch: batches that each worker prepares ahead.
         channels_last: memory layout of images and weights.
         cudnn_benchmark: try convolution algorithms for a new input size; not in epochs whose batches differ in size.
@@ -61,7 +61,7 @@ class Hardware:
         self.device = torch.device(device)
         self.precision = best_precision(self.device) if precision == "auto" else precision
         self.batch_size, self.accumulate = batch_size, accumulate
-        self.workers, self.prefetch = min(workers, os.cpu_count() or 1), prefetch
+        self.workers, self.prefetch = min(workers, num_cores()), prefetch
         self.channels_last, self.cudnn_benchmark, self.tf32 = channels_last, cudnn_benchmark, tf32
         self.compile, self.recompute = compile, recompute
 

@@ -24,7 +24,9 @@ import neo_model.data.augmenter
 import neo_model.data.shapes
 import torch.utils.tensorboard  # noqa: F401
 from neo_model.config.command_line import main
+from neo_model.engine import hardware
 from neo_model.engine.checkpoint import read_checkpoint
+from neo_model.utils.cores import num_cores
 
 POLL_SECONDS = 0.002
 MOST_WORKERS = 4
@@ -116,8 +118,8 @@ class Start:
 
 def _pretend_to_have_cores() -> None:
     """A run takes no more loader processes than there are cores; a trial on a small machine wants its number."""
-    cores = max(os.cpu_count() or 1, MOST_WORKERS)
-    os.cpu_count = lambda: cores
+    cores = max(num_cores(), MOST_WORKERS)
+    hardware.num_cores = lambda: cores
 
 
 def _train(arguments: list[str], output: Path) -> int:

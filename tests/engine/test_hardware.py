@@ -21,7 +21,7 @@ def machine(monkeypatch):
         monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: gpu_bf16)
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": cpu_bf16, "avx2": True})
-        monkeypatch.setattr("os.cpu_count", lambda: cpus)
+        monkeypatch.setattr("neo_model.engine.hardware.num_cores", lambda: cpus)
 
     return pretend
 

@@ -236,7 +236,7 @@ def test_row_32_whatever_operation_fails_a_run_ends_as_if_it_had_not(tmp_path):
 def test_row_30_workers_may_change_at_each_resume(command, steps, straight, monkeypatch):
     record, stops, processes = StepRecorder.__call__, [], []
     monkeypatch.setattr(StopRequest, "__init__", _remember(StopRequest.__init__, stops))
-    monkeypatch.setattr("os.cpu_count", lambda: 4)  # a smaller machine would get fewer loader processes
+    monkeypatch.setattr("neo_model.engine.hardware.num_cores", lambda: 4)  # a smaller machine gets fewer
 
     def record_and_stop(recorder, report):
         record(recorder, report)

@@ -5,6 +5,6 @@ from neo_model.testing.small_training import Start
 
 
 def test_a_training_has_as_many_workers_as_a_trial_wants_on_a_machine_of_any_size(tmp_path, monkeypatch):
-    monkeypatch.setattr("os.cpu_count", lambda: 1)
+    monkeypatch.setattr("neo_model.engine.hardware.num_cores", lambda: 1)
     start = Start(tmp_path, tmp_path / "run", around=lambda train: Hardware(device="cpu", workers=4).workers)
     assert start.wait(60) and start.exit_code == 4

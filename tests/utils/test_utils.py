@@ -1,6 +1,7 @@
-"""Errors on one line, number ranges, and random state that comes back whole."""
+"""Errors on one line, number ranges, cores, and random state that comes back whole."""
 
 import math
+import os
 import random
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 import torch
 
 from neo_model.utils import Bounds, UserError
+from neo_model.utils.cores import num_cores
 from neo_model.utils.seeding import random_state, restore_random_state, seed_everything
 
 
@@ -29,6 +31,14 @@ def test_bounds(bounds, inside, outside, text):
     assert all(bounds.contains(value) for value in inside)
     assert not any(bounds.contains(value) for value in [*outside, math.nan, math.inf, -math.inf])
     assert str(bounds) == text
+
+
+def test_the_cores_of_a_process_that_may_not_use_all_of_a_machine(monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 5}, raising=False)
+    assert num_cores() == 2
+    monkeypatch.delattr(os, "sched_getaffinity")
+    assert num_cores() == 64
 
 
 def draw() -> list[float]:
