@@ -1,5 +1,6 @@
 """A detection data set for training and validation: what ``data=coco`` and ``data=custom`` stand for."""
 
+import logging
 import math
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +17,8 @@ from neo_model.data.transforms import Augmentation, Fit
 from neo_model.data.workers import LoaderKind
 from neo_model.utils import Fraction, UserError
 from neo_model.utils.files import check_present
+
+logger = logging.getLogger(__name__)
 
 # Objects that augmentation or a small input has shrunk below a pixel teach nothing.
 SMALLEST_TRAINING_SIDE = 1.0
@@ -122,6 +125,9 @@ class DetectionData:
 
     def train_dataset(self, overfit: int = 0) -> DetectionDataset:
         """The training set; with ``overfit`` its first that many images with objects, and no augmentation."""
+        indices = self._overfit_indices(overfit)
+        if overfit and len(indices) < overfit:
+            logger.warning("overfit=%d: there are only %d training images with boxes", overfit, len(indices))
         return DetectionDataset(
             instances=self._train,
             folder=self.train_images,
@@ -129,7 +135,7 @@ class DetectionData:
             fit=self.fit,
             augment=Augmentation() if overfit else self.augment,
             smallest_side=SMALLEST_TRAINING_SIDE,
-            indices=self._overfit_indices(overfit),
+            indices=indices,
             cache=self.cache,
             largest_wh=self.resolution.largest_wh,
         )

@@ -86,6 +86,14 @@ def test_overfit_trains_and_validates_on_the_same_images_with_boxes_untouched(ma
     assert len(truth["annotations"]) == 5
 
 
+def test_overfit_on_more_images_than_there_are_says_how_many_there_are(make_data, caplog):
+    data = make_data()
+    size = {"batch_size": 3, "workers": 0, "prefetch": 2, "pin_memory": False, "overfit": 1000}
+    data.train_loader(**size, seed=0), data.val_loader(**size), data.val_ground_truth(1000)
+    said = f"overfit=1000: there are only {len(data.val_dataset(1000))} training images with boxes"
+    assert [record.getMessage() for record in caplog.records if "overfit" in record.getMessage()] == [said]
+
+
 def test_overfit_does_not_need_the_validation_files(make_data, root):
     (root / "instances_val.json").unlink()
     assert len(make_data().val_dataset(overfit=2)) == 2
