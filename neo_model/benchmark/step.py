@@ -44,7 +44,9 @@ def run(arguments: argparse.Namespace) -> Report:
         hardware.set_backends()
         learner = our_learner(arguments.depth, hardware)
         tables.append(_compared(f"{what}, {precision}", learner, batch, hardware, arguments))
-        parts = step_parts(lambda: our_step(learner, batch, hardware), learner, hardware.device)
+        parts = step_parts(
+            lambda: our_step(learner, batch, hardware), learner, hardware.device, rounds=arguments.rounds
+        )
         tables.append(Table(f"parts of our step, {precision}", parts, "step"))
     return Report("step", tables)
 

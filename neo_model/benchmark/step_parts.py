@@ -11,22 +11,23 @@ from unittest import mock
 import torch
 from torch import nn
 
-from neo_model.benchmark.measure import Timing
+from neo_model.benchmark.measure import Timing, undisturbed
 from neo_model.benchmark.table import Row
 from neo_model.engine.training_loop import Learner
 
 Watcher = tuple[Any, str, str]  # an object, the name of its method, the part that a call belongs to
+LEAST_ROUNDS = 5  # a part as small as the loop is not known from fewer
 PARTS = ("forward", "loss", "backward", "clipping", "optimizer")
 
 
-def step_parts(step: Callable[[], object], learner: Learner, device: torch.device, *, rounds: int = 3) -> list[Row]:
+def step_parts(step: Callable[[], object], learner: Learner, device: torch.device, *, rounds: int) -> list[Row]:
     """Rows of the whole step, its parts, and the loop around them (everything that is none of the parts).
 
-    On a GPU each part is waited for, so that the step is slower than undisturbed.
+    On a GPU each part is waited for, so that the step is slower than without.
     """
-    samples: dict[str, list[float]] = defaultdict(list)
     wait = waiter(device)
-    for _ in range(rounds):
+
+    def sample() -> dict[str, float]:
         spent: dict[str, float] = defaultdict(float)
         with watched(learner_watchers(learner), spent, device):
             wait()
@@ -35,9 +36,13 @@ def step_parts(step: Callable[[], object], learner: Learner, device: torch.devic
             wait()
             spent["step"] = time.perf_counter() - start
         spent["loop"] = spent["step"] - sum(spent[part] for part in PARTS)
-        for part, seconds in spent.items():
-            samples[part].append(seconds)
-    return [Row(part, Timing(tuple(samples[part]))) for part in ("step", *PARTS, "loop")]
+        return spent
+
+    samples, retakes, disturbed = zip(*(undisturbed(sample) for _ in range(max(rounds, LEAST_ROUNDS))), strict=True)
+    return [
+        Row(part, Timing(tuple(spent[part] for spent in samples), sum(retakes), sum(disturbed)))
+        for part in ("step", *PARTS, "loop")
+    ]
 
 
 def learner_watchers(learner: Learner) -> list[Watcher]:

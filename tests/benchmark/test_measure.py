@@ -5,13 +5,14 @@ import sys
 import time
 from collections import defaultdict
 from itertools import accumulate, cycle
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from neo_model.benchmark import measure
 from neo_model.benchmark.measure import Timing, interleaved, seconds_of_other_processes
-from neo_model.benchmark.step_parts import watched
+from neo_model.benchmark.step_parts import step_parts, watched
 
 
 def undisturbed():
@@ -102,3 +103,22 @@ def test_what_is_spent_within_another_watched_call_counts_once():
     seconds = time.perf_counter() - started
     assert spent["inner"] >= 0.1 and spent["outer"] >= 0.02
     assert sum(spent.values()) <= seconds
+
+
+def test_the_parts_of_a_step_are_medians_of_five_with_disturbed_steps_retaken(monkeypatch):
+    readings = iter([0.0, 0.5] + [0.5] * 40)  # the first step meets half a second of others' CPU time, the rest none
+    monkeypatch.setattr(measure, "seconds_of_other_processes", lambda: next(readings))
+    learner = SimpleNamespace(
+        model=torch.nn.Linear(2, 2), criterion=torch.nn.MSELoss(), optimizer=SimpleNamespace(step=lambda: None)
+    )
+    steps = []
+
+    def step():
+        steps.append(None)
+        learner.criterion.forward(learner.model.forward(torch.ones(2)), torch.ones(2)).backward()
+        learner.optimizer.step()
+
+    rows = step_parts(step, learner, torch.device("cpu"), rounds=1)
+    assert len(steps) == 6
+    assert {(len(row.value.samples), row.value.retakes, row.value.disturbed) for row in rows} == {(5, 1, 0)}
+    assert len(step_parts(lambda: None, learner, torch.device("cpu"), rounds=7)[0].value.samples) == 7
