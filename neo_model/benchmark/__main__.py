@@ -75,7 +75,7 @@ def _parser_of(name: str, benchmark: ModuleType) -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--rounds", type=int, default=5, help="samples of each candidate (5)")
-    parser.add_argument("--warmup", type=int, default=1, help="calls before them, not timed (1)")
+    parser.add_argument("--warmup", type=int, default=1, help="calls before them, not timed (%(default)s)")
     parser.add_argument("--threads", type=int, help="of torch (as many as it takes by itself)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure there as well")
     benchmark.add_arguments(parser)

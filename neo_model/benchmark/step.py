@@ -27,6 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--boxes", type=int, default=10, help="boxes an image (10)")
     parser.add_argument("--precisions", nargs="+", choices=("fp32", "bf16", "fp16"), default=["fp32", "bf16"])
     parser.add_argument("--depth", type=int, choices=(18, 50), default=18, help="of the backbone (18)")
+    parser.set_defaults(warmup=3)  # the first steps, of the peer above all, wait for memory's pages
 
 
 def run(arguments: argparse.Namespace) -> Report:

@@ -36,6 +36,13 @@ def test_a_benchmark_gets_its_options_and_prints_its_table(demo, capsys, tmp_pat
     assert (settings["size"], settings["rounds"]) == ("2x3", 7)
 
 
+@pytest.mark.parametrize(("name", "calls"), [("step", 3), ("forward", 1)])
+def test_a_training_step_is_warmed_up_three_times_anything_else_once(name, calls, capsys):
+    with pytest.raises(SystemExit):
+        command.main([name, "--help"])
+    assert f"not timed ({calls})" in capsys.readouterr().out
+
+
 def test_an_unknown_name_is_refused(capsys):
     with pytest.raises(SystemExit) as stop:
         command.main(["stepp"])

@@ -16,7 +16,7 @@ def options(request):
     benchmark, arguments = request.param
     parser = argparse.ArgumentParser()
     benchmark.add_arguments(parser)
-    return argparse.Namespace(rounds=1, warmup=0, **vars(parser.parse_args(arguments)))
+    return argparse.Namespace(**vars(parser.parse_args(arguments)) | {"rounds": 1, "warmup": 0})
 
 
 def names(table) -> list[str]:
