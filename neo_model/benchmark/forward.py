@@ -1,7 +1,8 @@
 """Inference of RT-DETR R18, one image at a time, beside ``transformers``' model of the same configuration.
 
 Ours is the form that evaluation and prediction use: norms folded into convolutions, weights in the precision of
-autocast. Both models are channels-last. --compile adds both through torch.compile with constant weights.
+autocast. The peer has its weights in float32, as it comes, and in the precision of autocast. All are channels-last.
+--compile adds each through torch.compile with constant weights. Ratios are to the peer's fastest form.
 """
 
 import argparse
@@ -34,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch", type=int, default=1, help="images (1)")
     parser.add_argument("--precision", choices=("fp32", "bf16", "fp16"), default="bf16", help="of autocast (bf16)")
     parser.add_argument("--depth", type=int, choices=(18, 50), default=18, help="of the backbone (18)")
-    parser.add_argument("--compile", action="store_true", help="both models compiled as well; takes a minute a size")
+    parser.add_argument("--compile", action="store_true", help="all forms compiled as well; takes minutes a size")
 
 
 def run(arguments: argparse.Namespace) -> Report:
@@ -45,6 +46,10 @@ def run(arguments: argparse.Namespace) -> Report:
         "ours": inference_form(our_model(arguments.depth), hardware),
         PEER: hardware.place_model(peer_model(arguments.depth)).eval(),
     }
+    dtype = PRECISIONS[arguments.precision]
+    if dtype is not None:
+        in_half = hardware.place_model(peer_model(arguments.depth)).to(dtype).eval()
+        models[f"{PEER}, weights in {arguments.precision}"] = in_half
     tables = [_table(models, size, hardware, arguments) for size in arguments.size]
     return Report("forward", tables, ["Weights are random: the same work, no detections."])
 
@@ -69,9 +74,10 @@ def _table(
     operations = counter.get_total_flops()
     rate = matmul_rate(PRECISIONS[arguments.precision] or torch.float32, hardware.device)
     floor = Timing(tuple(operations / sample for sample in rate))
+    peers = [name for name in candidates if name.startswith(PEER)]
     rows = [Row(name, timing, "ms") for name, timing in timings.items()]
     rows.append(Row("arithmetic floor", floor, "ms", note=f"{operations / 1e9:.0f} GFLOP at a matrix product's rate"))
-    return Table(f"R{arguments.depth} {width}x{height}, batch {arguments.batch}, {arguments.precision}", rows, PEER)
+    return Table(f"R{arguments.depth} {width}x{height}, batch {arguments.batch}, {arguments.precision}", rows, peers)
 
 
 def _inferring(model: Callable[[Tensor], object], images: Tensor, hardware: Hardware) -> Callable[[], object]:

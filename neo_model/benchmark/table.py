@@ -3,6 +3,7 @@
 import json
 import platform
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -62,26 +63,38 @@ class Table:
     Args:
         title: what is compared, with sizes.
         rows: in the order of printing.
-        ratio_to: name of the row that the ratios are taken against, each row's median by its. Rows in another unit
-            have none.
+        ratio_to: name of the row that the ratios are taken against, each row's median by its, or names of several,
+            of which the best counts: the fastest, or the one that needs least. Rows in another unit have no ratio.
     """
 
     title: str
     rows: list[Row]
-    ratio_to: str | None = None
+    ratio_to: str | Sequence[str] | None = None
+
+    @property
+    def peer(self) -> Row | None:
+        """The row that the ratios are taken against."""
+        if self.ratio_to is None:
+            return None
+        rows, names = {row.name: row for row in self.rows}, self.ratio_to
+        peers = []
+        for name in [names] if isinstance(names, str) else names:
+            if name not in rows:
+                raise ValueError(f"table {self.title!r} has no row {name!r}")
+            peers.append(rows[name])
+        return min(peers, key=lambda row: row.value.median if isinstance(row.value, Timing) else row.value)
 
     def ratios(self) -> list[float | None]:
         """For each row its ratio to the peer."""
-        if self.ratio_to is None:
-            return [None] * len(self.rows)
-        peer = next((row for row in self.rows if row.name == self.ratio_to), None)
+        peer = self.peer
         if peer is None:
-            raise ValueError(f"table {self.title!r} has no row {self.ratio_to!r}")
+            return [None] * len(self.rows)
         return [row.figures[0] / peer.figures[0] if row.unit == peer.unit else None for row in self.rows]
 
     def text(self) -> str:
         """The table with aligned columns."""
-        ratio_heading = "" if self.ratio_to is None else f"x {self.ratio_to}"
+        several = self.ratio_to is not None and not isinstance(self.ratio_to, str)
+        ratio_heading = "" if self.ratio_to is None else f"x {'best peer' if several else self.ratio_to}"
         lines = [[self.title, "median", "min", "max", "", ratio_heading, ""]]
         for row, ratio in zip(self.rows, self.ratios(), strict=True):
             median, low, high = (_short(figure) for figure in row.figures)
@@ -127,7 +140,7 @@ class Report:
         tables = [
             {
                 "title": table.title,
-                "ratio_to": table.ratio_to,
+                "ratio_to": table.peer and table.peer.name,
                 "rows": [row.as_dict() | {"ratio": r} for row, r in zip(table.rows, table.ratios(), strict=True)],
             }
             for table in self.tables

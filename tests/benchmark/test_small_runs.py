@@ -33,12 +33,13 @@ def test_all_forms_of_deformable_attention_agree(options):
     assert in_fp32 < 1e-5 < in_bf16 < 2e-2
 
 
-@pytest.mark.parametrize("options", [(forward, ["--size", "320x256", "--precision", "fp32"])], indirect=True)
-def test_inference_has_a_table_a_size(options):
+@pytest.mark.parametrize("options", [(forward, ["--size", "320x256"])], indirect=True)
+def test_inference_is_compared_with_the_best_form_of_the_peer(options):
     pytest.importorskip("transformers")
     (table,) = forward.run(options).tables
-    assert "R18 320x256, batch 1, fp32" in table.title
-    assert names(table) == ["ours", "transformers", "arithmetic floor"]
+    assert "R18 320x256, batch 1, bf16" in table.title and "x best peer" in table.text()
+    assert names(table) == ["ours", "transformers", "transformers, weights in bf16", "arithmetic floor"]
+    assert table.peer.value.median == min(row.value.median for row in table.rows[1:3])
 
 
 @pytest.mark.parametrize(
@@ -72,7 +73,8 @@ def test_recomputing_more_keeps_less_and_computes_more():
 def test_a_training_step_has_its_peers_its_floor_and_its_parts(options):
     pytest.importorskip("transformers")
     compared, parts = step.run(options).tables
-    assert names(compared) == ["ours", "transformers", "transformers, channels-last", "arithmetic floor"]
+    peers = ["transformers", "transformers, channels-last, fused"]
+    assert names(compared) == ["ours", *peers, "arithmetic floor"] and compared.ratio_to == peers
     assert names(parts) == ["step", *PARTS, "loop"]
 
 

@@ -28,6 +28,16 @@ def test_ratios_compare_medians_in_the_same_unit():
     assert table.ratios() == [pytest.approx(0.5), 1.0, None]
 
 
+@pytest.mark.parametrize(("unit", "ours"), [("ms", 0.2 / 0.3), ("images/s", 0.3 / 0.2)])
+def test_of_several_peers_the_fastest_counts(unit, ours, tmp_path):
+    timings = {"ours": OURS, "plain": PEER, "tuned": Timing((0.3,)), "floor": Timing((0.1,))}
+    table = Table("t", [Row(name, timing, unit) for name, timing in timings.items()], ["plain", "tuned"])
+    assert table.ratios()[:3] == pytest.approx([ours, {"ms": 4 / 3, "images/s": 3 / 4}[unit], 1])
+    assert "x best peer" in table.text().splitlines()[0]
+    Report("demo", [table]).write_json(tmp_path / "r.json")
+    assert json.loads((tmp_path / "r.json").read_text())["tables"][0]["ratio_to"] == "tuned"
+
+
 def test_a_peer_that_is_not_in_the_table_is_refused():
     with pytest.raises(ValueError, match="no row 'nobody'"):
         Table("t", [Row("ours", OURS)], "nobody").ratios()
