@@ -1,25 +1,44 @@
-"""What the machine itself can do: the rate of a large matrix product, and of copying memory."""
+"""What the machine itself can do, timed in turns with the candidates: a large matrix product, and copying memory."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 
-from neo_model.benchmark.measure import interleaved
+from neo_model.benchmark.measure import Timing
 
 MATRIX = {"cpu": 2048, "cuda": 8192}
 COPY_BYTES = {"cpu": 2**28, "cuda": 2**31}
 
 
-def matmul_rate(dtype: torch.dtype, device: torch.device, *, rounds: int = 5) -> list[float]:
-    """Floating-point operations a second, one figure a round."""
+@dataclass(frozen=True)
+class Ceiling:
+    """Work at the machine's best rate.
+
+    Attributes:
+        call: does it, as a candidate of `interleaved`.
+        work: floating-point operations, or bytes read and written, of a call.
+    """
+
+    call: Callable[[], object]
+    work: float
+
+    def time_of(self, work: float, timing: Timing) -> Timing:
+        """What so much work takes at the rate of the calls timed."""
+        samples = tuple(seconds * work / self.work for seconds in timing.samples)
+        return Timing(samples, timing.retakes, timing.disturbed)
+
+
+def matrix_product(dtype: torch.dtype, device: torch.device) -> Ceiling:
+    """Floating-point operations."""
     size = MATRIX[device.type]
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
-    timing = interleaved({"matmul": lambda: a @ b}, rounds=rounds, device=device.type)["matmul"]
-    return [2 * size**3 / seconds for seconds in timing.samples]
+    return Ceiling(lambda: a @ b, 2 * size**3)
 
 
-def copy_rate(device: torch.device, *, rounds: int = 5) -> list[float]:
-    """Bytes read and written a second, one figure a round."""
+def copying(device: torch.device) -> Ceiling:
+    """Bytes read and written."""
     size = COPY_BYTES[device.type]
     source = torch.zeros(size, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
-    timing = interleaved({"copy": lambda: target.copy_(source)}, rounds=rounds, device=device.type)["copy"]
-    return [2 * size / seconds for seconds in timing.samples]
+    return Ceiling(lambda: target.copy_(source), 2 * size)

@@ -14,8 +14,8 @@ from unittest import mock
 import torch
 from torch import Tensor, nn
 
-from neo_model.benchmark.ceiling import copy_rate
-from neo_model.benchmark.measure import Timing, interleaved
+from neo_model.benchmark.ceiling import copying
+from neo_model.benchmark.measure import interleaved
 from neo_model.benchmark.subjects import size_argument
 from neo_model.benchmark.table import Report, Row, Table
 from neo_model.engine.hardware import PRECISIONS, Hardware
@@ -23,7 +23,7 @@ from neo_model.models import deformable
 from neo_model.models.deformable import DeformableAttention, Tokens
 
 DIM, NUM_HEADS, NUM_POINTS, STRIDES = 256, 8, 4, (8, 16, 32)
-PEER = "transformers"
+PEER, FLOOR = "transformers", "reading the maps once"
 
 
 @dataclass(frozen=True)
@@ -163,8 +163,14 @@ def largest_difference(forms: dict[str, Form]) -> float:
 
 
 def _table(title: str, candidates: dict, maps: list[Tensor], arguments: argparse.Namespace) -> Table:
-    timings = interleaved(candidates, rounds=arguments.rounds, warmup=arguments.warmup, device=arguments.device)
+    ceiling = copying(maps[0].device)
+    timings = interleaved(
+        {**candidates, FLOOR: ceiling.call},
+        rounds=arguments.rounds,
+        warmup=arguments.warmup,
+        device=arguments.device,
+    )
     num_bytes = sum(x.numel() * x.element_size() for x in maps)
-    read = Timing(tuple(num_bytes / rate for rate in copy_rate(maps[0].device)))
+    floor = ceiling.time_of(num_bytes, timings.pop(FLOOR))
     rows = [Row(name, timing, "ms") for name, timing in timings.items()]
-    return Table(title, [*rows, Row("reading the maps once", read, "ms", note=f"{num_bytes / 1e6:.0f} MB")], PEER)
+    return Table(title, [*rows, Row(FLOOR, floor, "ms", note=f"{num_bytes / 1e6:.0f} MB")], PEER)

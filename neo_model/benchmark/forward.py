@@ -12,14 +12,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from neo_model.benchmark.ceiling import matmul_rate
-from neo_model.benchmark.measure import Timing, interleaved
+from neo_model.benchmark.ceiling import matrix_product
+from neo_model.benchmark.measure import interleaved
 from neo_model.benchmark.subjects import our_model, peer_model, random_batch, size_argument
 from neo_model.benchmark.table import Report, Row, Table
 from neo_model.engine.evaluation_loop import inference_form
 from neo_model.engine.hardware import PRECISIONS, Hardware
 
-PEER = "transformers"
+PEER, FLOOR = "transformers", "arithmetic floor"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -66,17 +66,20 @@ def _table(
             # Freezing lets the compiler lay out the weights once, as an inference engine does.
             compiled = torch.compile(model, dynamic=False, options={"freezing": True})
             candidates[f"{name}, compiled"] = _inferring(compiled, images, hardware)
+    ceiling = matrix_product(PRECISIONS[arguments.precision] or torch.float32, hardware.device)
     timings = interleaved(
-        candidates, rounds=arguments.rounds, warmup=arguments.warmup, device=hardware.device.type
+        {**candidates, FLOOR: ceiling.call},
+        rounds=arguments.rounds,
+        warmup=arguments.warmup,
+        device=hardware.device.type,
     )
     with FlopCounterMode(display=False) as counter:
         candidates["ours"]()
     operations = counter.get_total_flops()
-    rate = matmul_rate(PRECISIONS[arguments.precision] or torch.float32, hardware.device)
-    floor = Timing(tuple(operations / sample for sample in rate))
+    floor = ceiling.time_of(operations, timings.pop(FLOOR))
     peers = [name for name in candidates if name.startswith(PEER)]
     rows = [Row(name, timing, "ms") for name, timing in timings.items()]
-    rows.append(Row("arithmetic floor", floor, "ms", note=f"{operations / 1e9:.0f} GFLOP at a matrix product's rate"))
+    rows.append(Row(FLOOR, floor, "ms", note=f"{operations / 1e9:.0f} GFLOP at a matrix product's rate"))
     return Table(f"R{arguments.depth} {width}x{height}, batch {arguments.batch}, {arguments.precision}", rows, peers)
 
 

@@ -9,14 +9,16 @@ from collections.abc import Callable
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from neo_model.benchmark.ceiling import matmul_rate
-from neo_model.benchmark.measure import Timing, interleaved
+from neo_model.benchmark.ceiling import matrix_product
+from neo_model.benchmark.measure import interleaved
 from neo_model.benchmark.step_parts import step_parts
 from neo_model.benchmark.subjects import Batch, random_batch, size_argument
 from neo_model.benchmark.table import Report, Row, Table
 from neo_model.benchmark.training import our_learner, our_step, peer_step
 from neo_model.engine.hardware import PRECISIONS, Hardware
 from neo_model.engine.training_loop import Learner
+
+FLOOR = "arithmetic floor"  # the step's multiplications alone at the rate of one large matrix product
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -68,18 +70,17 @@ def _compared(
         candidates[name] = peer_step(
             arguments.depth, batch, hardware.device, precision=hardware.precision, **options
         )
+    ceiling = matrix_product(PRECISIONS[hardware.precision] or torch.float32, hardware.device)
     timings = interleaved(
-        candidates, rounds=arguments.rounds, warmup=arguments.warmup, device=hardware.device.type
+        {**candidates, FLOOR: ceiling.call},
+        rounds=arguments.rounds,
+        warmup=arguments.warmup,
+        device=hardware.device.type,
     )
-    rows = [Row(name, timing) for name, timing in timings.items()]
-    return Table(title, [*rows, _floor(learner, batch, hardware)], list(settings))
-
-
-def _floor(learner: Learner, batch: Batch, hardware: Hardware) -> Row:
-    """What the step's multiplications alone would take at the rate of one large matrix product."""
     with FlopCounterMode(display=False) as counter:
-        our_step(learner, batch, hardware)
+        candidates["ours"]()
     operations = counter.get_total_flops()
-    rate = matmul_rate(PRECISIONS[hardware.precision] or torch.float32, hardware.device)
-    seconds = Timing(tuple(operations / sample for sample in rate))
-    return Row("arithmetic floor", seconds, note=f"{operations / 1e12:.2f} TFLOP at a large matrix product's rate")
+    floor = ceiling.time_of(operations, timings.pop(FLOOR))
+    rows = [Row(name, timing) for name, timing in timings.items()]
+    rows.append(Row(FLOOR, floor, note=f"{operations / 1e12:.2f} TFLOP at a large matrix product's rate"))
+    return Table(title, rows, list(settings))

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from neo_model.benchmark import measure
+from neo_model.benchmark.ceiling import copying
 from neo_model.benchmark.measure import Timing, interleaved, seconds_of_other_processes
 from neo_model.benchmark.step_parts import step_parts, watched
 
@@ -122,3 +123,12 @@ def test_the_parts_of_a_step_are_medians_of_five_with_disturbed_steps_retaken(mo
     assert len(steps) == 6
     assert {(len(row.value.samples), row.value.retakes, row.value.disturbed) for row in rows} == {(5, 1, 0)}
     assert len(step_parts(lambda: None, learner, torch.device("cpu"), rounds=7)[0].value.samples) == 7
+
+
+def test_a_ceiling_takes_its_turns_among_the_candidates():
+    ceiling = copying(torch.device("cpu"))
+    timings = interleaved({"ours": int, "copy": ceiling.call}, rounds=2, warmup=0, foreign_seconds=undisturbed)
+    read = ceiling.time_of(ceiling.work / 4, timings["copy"])
+    assert read.samples == pytest.approx([seconds / 4 for seconds in timings["copy"].samples])
+    retaken = ceiling.time_of(1.0, Timing((1.0,), retakes=3, disturbed=1))
+    assert (retaken.retakes, retaken.disturbed) == (3, 1)
