@@ -5,7 +5,7 @@ import argparse
 import numpy as np
 import pytest
 
-from neo_model.benchmark import evaluation
+from neo_model.benchmark import evaluation, measure
 from neo_model.benchmark.coco_case import CocoCase, make_coco_case
 
 
@@ -42,8 +42,29 @@ def test_the_report_has_a_row_for_each_candidate():
     options = argparse.Namespace(
         images=20, detections=50, classes=4, seed=0, rounds=1, pycocotools_rounds=2, warmup=0, threads=None
     )
-    times, peaks, differences = evaluation.run(options).tables
+    report = evaluation.run(options)
+    times, peaks, differences = report.tables
+    assert "pycocotools has 2 samples where the others have 1" in "\n".join(report.notes)
     assert [row.name for row in times.rows][:3] == [row.name for row in peaks.rows] == list(evaluation.CANDIDATES)
     assert [len(row.value.samples) for row in times.rows[:3]] == [1, 1, 2]
     assert all(0 <= row.value < 1e-6 for row in differences.rows)
     assert all(0.05 < row.value < 4 for row in peaks.rows)
+
+
+def test_a_disturbed_sample_is_retaken_in_another_process(case, tmp_path, monkeypatch):
+    started = []
+
+    def in_a_process(name, path):
+        started.append(name)
+        return evaluation.Sample(float(len(started)), (), 0.0, 0.0)
+
+    monkeypatch.setattr(evaluation, "_in_a_process", in_a_process)
+    readings = iter([0.0, 0.5] + [0.5] * 40)  # the first process meets half a second of others' CPU time, the rest none
+    monkeypatch.setattr(measure, "seconds_of_other_processes", lambda: next(readings))
+    monkeypatch.setattr(measure, "PAUSE_SECONDS", 0.0)
+    rounds = {evaluation.OURS: 2, evaluation.REFERENCE: 1}
+    samples, times = evaluation._take_turns(tmp_path, case, rounds)
+    assert started == [evaluation.OURS, evaluation.OURS, evaluation.REFERENCE, evaluation.OURS]
+    assert [sample.seconds for sample in samples[evaluation.OURS]] == [2.0, 4.0]
+    assert times[evaluation.OURS] == [measure.Timing((2.0,), retakes=1), measure.Timing((4.0,))]
+    assert len(times[evaluation.SORT]) == 2  # the ceiling takes its turn in every round
