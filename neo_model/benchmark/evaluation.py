@@ -76,8 +76,8 @@ def run(arguments: argparse.Namespace) -> Report:
     size = f"{arguments.images} images x {arguments.detections} detections, {arguments.classes} classes"
     notes = [
         f"{len(case.object_images)} objects, {case.crowd.sum()} of them crowds; "
-        f"AP {samples[REFERENCE][0].figures[0][0]:.3f} by pycocotools. A sample is the first call in a process of its own, "
-        "and so is one that is retaken.",
+        f"AP {samples[REFERENCE][0].figures[0][0]:.3f} by pycocotools. A sample is the first call in a process of its "
+        "own, and so is one that is retaken.",
         f"pycocotools has {_samples(arguments.pycocotools_rounds)} where the others have {arguments.rounds}, as it "
         "takes a minute or more each at full size (--pycocotools-rounds).",
         "Time: from the ground truth's dictionary and the arrays of each image to the figures. Memory: peak of the "

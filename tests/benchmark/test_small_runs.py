@@ -3,6 +3,7 @@
 import argparse
 
 import pytest
+import torch
 
 from neo_model.benchmark import deform, forward, loop, memory, safety, saving, startup, step, step_parts
 from neo_model.benchmark.measure import interleaved
@@ -68,6 +69,29 @@ def test_recomputing_more_keeps_less_and_computes_more():
     assert neither.peak_bytes > max(backbone.peak_bytes, encoder.peak_bytes) > both.peak_bytes
     assert neither.flops < min(backbone.flops, encoder.flops) < both.flops
     assert len({count.bytes_at_start for count in counts}) == 1
+
+
+@pytest.mark.parametrize("options", [(memory, ["--size", "32x32", "--batch", "1"])], indirect=True)
+def test_real_steps_have_each_its_peak_and_take_turns(options, monkeypatch):
+    """No step is run: the allocator holds 1 GiB for ours from then on, and 4 GiB at most while the peer's runs."""
+    order, held, peak = [], [0], [0]
+
+    def step(name, gib):
+        order.append(name)
+        held[0] = max(held[0], 2**30)
+        peak[0] = held[0] + gib * 2**30
+
+    monkeypatch.setattr(memory, "our_learner", lambda *args, **options: None)
+    monkeypatch.setattr(memory, "our_step", lambda *args: step("ours", 0))
+    monkeypatch.setattr(memory, "peer_step", lambda *args, **options: lambda: step("peer", 3))
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda: held[0])
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: peak[0])
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda: None)
+    options.rounds = 2
+    peaks, times = memory._real_tables("R18", (32, 32), options)
+    assert [row.value for row in peaks.rows] == [1, 3]
+    assert "".join(name[0] for name in order[2 * memory.FIRST_STEPS :]) == "opop"
+    assert [len(row.value.samples) for row in times.rows] == [2, 2]
 
 
 @pytest.mark.slow
