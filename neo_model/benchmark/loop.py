@@ -1,7 +1,8 @@
 """What a step of a real run spends on neither model, loss, backward pass nor optimizer.
 
 An R18 trains on the built-in data set as ``python train.py`` does: loader processes, TensorBoard, figures recorded after
-every step (log_every=1; by default one step in ten is recorded), the weight average.
+every step (log_every=1; by default one step in ten is recorded), the weight average. A step that other processes
+disturbed is left out and one more is trained.
 """
 
 import argparse
@@ -12,7 +13,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
-from neo_model.benchmark.measure import Timing, is_disturbed, seconds_of_other_processes
+from neo_model.benchmark.measure import MOST_RETAKES, Timing, is_disturbed, seconds_of_other_processes
 from neo_model.benchmark.step_parts import PARTS, learner_watchers, watched
 from neo_model.benchmark.subjects import our_criterion, our_model, size_argument
 from neo_model.benchmark.table import Report, Row, Table
@@ -30,6 +31,7 @@ from neo_model.optim import AdamW, Constant, Ema
 
 WAIT, REST = "waiting for a batch", "everything else"
 LOOP, BESIDE = "loop, all of it", "loss, clipping and loop"
+SHARE = f"{BESIDE}, share of the step"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,29 +44,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> Report:
-    """Train ``warmup + rounds`` steps; the warm-up's are not counted."""
+    """Train until ``rounds`` steps after the warm-up were not disturbed, or often enough."""
     logging.getLogger("neo_model").setLevel(logging.WARNING)
     with tempfile.TemporaryDirectory() as folder:
-        steps, disturbed = step_times(make_runner(Path(folder), arguments))
-    steps, disturbed = steps[arguments.warmup :], sum(disturbed[arguments.warmup :])
+        most = arguments.warmup + arguments.rounds * (1 + MOST_RETAKES)
+        batches = step_times(make_runner(Path(folder), arguments, steps=most), arguments.warmup, arguments.rounds)
+    steps, retakes, disturbed = batches.least_disturbed()
     of_loop = [part for part in steps[-1] if part not in ("step", *PARTS)]
     for step in steps:
         step[LOOP] = sum(step[part] for part in of_loop)
         step[BESIDE] = step["loss"] + step["clipping"] + step[LOOP]
     order = ["step", *PARTS, BESIDE, LOOP, *of_loop]
-    timings = {part: Timing(tuple(step[part] for step in steps), disturbed=disturbed) for part in order}
+    timings = {part: Timing(tuple(step[part] for step in steps), retakes, disturbed) for part in order}
+    share = Timing(tuple(step[BESIDE] / step["step"] for step in steps), retakes, disturbed)
+    rows = [Row(part, timing, "ms") for part, timing in timings.items()]
+    rows.insert(order.index(BESIDE) + 1, Row(SHARE, share, "%"))
     height, width = arguments.size
     title = f"R18 {width}x{height}, batch {arguments.batch}, {len(steps)} steps of a run"
-    return Report("loop", [Table(title, [Row(part, timing, "ms") for part, timing in timings.items()], "step")])
+    return Report("loop", [Table(title, rows, "step")])
 
 
-def make_runner(folder: Path, arguments: argparse.Namespace) -> Runner:
-    """A run of ``warmup + rounds`` steps."""
+def make_runner(folder: Path, arguments: argparse.Namespace, *, steps: int) -> Runner:
+    """A run of so many steps."""
     height, width = arguments.size
-    num_images = arguments.batch * (arguments.warmup + arguments.rounds)
     data = ShapesData(
         root=str(folder / "shapes"),
-        num_train=num_images,
+        num_train=arguments.batch * steps,
         num_val=4,  # the least of which some surely hold objects
         resolution=Resolution(width=width, height=height, any_aspect=True),
         augment=Augmentation(flip=0.5, color=0.5),
@@ -91,8 +96,8 @@ def make_runner(folder: Path, arguments: argparse.Namespace) -> Runner:
     )
 
 
-def step_times(runner: Runner) -> tuple[list[dict[str, float]], list[bool]]:
-    """Seconds of every part of every step, and whether other processes ran meanwhile.
+def step_times(runner: Runner, warmup: int, rounds: int) -> "TimedIterator":
+    """Seconds of every part of every step.
 
     On a GPU the host learns one step later what came of a step: its records count to the next one.
     """
@@ -101,7 +106,7 @@ def step_times(runner: Runner) -> tuple[list[dict[str, float]], list[bool]]:
         recorder = StepRecorder(runner, line)
         for logger in runner.loggers:
             logger.start(runner.run_dir, {}, None)
-        batches = TimedIterator(runner.train_loader.epoch(0, start_batch=0))
+        batches = TimedIterator(runner.train_loader.epoch(0, start_batch=0), warmup, rounds)
         watchers = [
             *learner_watchers(learner),
             (runner.hardware, "place", "images to the device"),
@@ -117,23 +122,23 @@ def step_times(runner: Runner) -> tuple[list[dict[str, float]], list[bool]]:
     runner.train_loader.close()
     for logger in runner.loggers:
         logger.close()
-    return batches.steps, batches.disturbed
+    return batches
 
 
 class TimedIterator:
-    """Hands batches on; between two requests lies a step.
+    """Hands batches on until ``rounds`` steps were not disturbed; between two requests lies a step.
 
     Attributes:
         spent: seconds of the parts of the step in progress, for others to add to.
-        steps: those of each step so far, with ``step``, the whole, and what no part accounts for.
-        disturbed: of each, whether other processes ran meanwhile.
+        steps: those of each step after the warm-up so far, with ``step``, the whole, and what no part accounts for.
+        foreign: of each, the CPU time of other processes, 0 where it is tolerable.
     """
 
-    def __init__(self, batches: Iterator[Batch]) -> None:
-        self.batches = batches
+    def __init__(self, batches: Iterator[Batch], warmup: int, rounds: int) -> None:
+        self.batches, self.warmup, self.rounds = batches, warmup, rounds
         self.spent: dict[str, float] = defaultdict(float)
         self.steps: list[dict[str, float]] = []
-        self.disturbed: list[bool] = []
+        self.foreign: list[float] = []
         self._asked = self._foreign = None
 
     def __iter__(self) -> "TimedIterator":
@@ -142,11 +147,24 @@ class TimedIterator:
     def __next__(self) -> Batch:
         now, foreign = time.perf_counter(), seconds_of_other_processes() or 0.0
         if self._asked is not None:
-            step = now - self._asked
-            self.steps.append({"step": step, **self.spent, REST: step - sum(self.spent.values())})
-            self.disturbed.append(is_disturbed(foreign - self._foreign, step))
-            self.spent.clear()
+            self._end_step(now - self._asked, foreign - self._foreign)
+        if self.foreign.count(0.0) == self.rounds:
+            raise StopIteration
         self._asked, self._foreign = time.perf_counter(), foreign
         batch = next(self.batches)
         self.spent[WAIT] = time.perf_counter() - self._asked
         return batch
+
+    def least_disturbed(self) -> tuple[list[dict[str, float]], int, int]:
+        """The ``rounds`` steps that count, how many were left out, and how many count although they were disturbed."""
+        order = sorted(range(len(self.steps)), key=lambda step: self.foreign[step])[: self.rounds]
+        disturbed = sum(self.foreign[step] > 0 for step in order)
+        return [self.steps[step] for step in order], len(self.steps) - len(order), disturbed
+
+    def _end_step(self, seconds: float, foreign: float) -> None:
+        if self.warmup:
+            self.warmup -= 1
+        else:
+            self.steps.append({"step": seconds, **self.spent, REST: seconds - sum(self.spent.values())})
+            self.foreign.append(foreign if is_disturbed(foreign, seconds) else 0.0)
+        self.spent.clear()

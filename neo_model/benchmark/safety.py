@@ -44,7 +44,7 @@ def run(arguments: argparse.Namespace) -> Report:
     )
     stop = StopRequest()  # nobody is asked to stop, and Ctrl-C ends the benchmark
     with tempfile.TemporaryDirectory() as folder:
-        runner = make_runner(Path(folder), arguments)
+        runner = make_runner(Path(folder), arguments, steps=arguments.warmup + arguments.rounds)
         steps = {SAFE: lambda: safe_step(runner, batch, stop), BARE: lambda: bare_step(runner, batch)}
         options = {"rounds": arguments.rounds, "warmup": arguments.warmup, "device": runner.hardware.device.type}
         timings = interleaved(steps, **options)

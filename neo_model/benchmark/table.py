@@ -12,7 +12,7 @@ import torch
 
 from neo_model.benchmark.measure import Timing
 
-TIME_UNITS = {"s": 1.0, "ms": 1e3, "us": 1e6}
+UNITS = {"s": 1.0, "ms": 1e3, "us": 1e6, "%": 100.0}  # of a `Timing`: times, and shares of one
 PEERS = ("torchvision", "transformers", "faster-coco-eval", "pycocotools", "albumentations", "opencv-python-headless")
 
 
@@ -23,8 +23,8 @@ class Row:
     Args:
         name: what was measured.
         value: a `Timing`, or a number that was counted or measured once, in ``unit``.
-        unit: of the figures shown. A `Timing` is shown in s, ms or us; in any other unit, such as images/s, it is
-            shown as ``items`` per second.
+        unit: of the figures shown. A `Timing` is shown in s, ms or us, or in % if its samples are shares; in any other
+            unit, such as images/s, it is shown as ``items`` per second.
         items: what one call of a `Timing` handled.
         note: a remark, such as the settings.
     """
@@ -41,8 +41,8 @@ class Row:
         if not isinstance(self.value, Timing):
             return (float(self.value),) * 3
         times = (self.value.median, self.value.min, self.value.max)
-        if self.unit in TIME_UNITS:
-            return tuple(seconds * TIME_UNITS[self.unit] for seconds in times)
+        if self.unit in UNITS:
+            return tuple(sample * UNITS[self.unit] for sample in times)
         median, shortest, longest = times
         return self.items / median, self.items / longest, self.items / shortest
 

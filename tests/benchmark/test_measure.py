@@ -12,6 +12,7 @@ import torch
 
 from neo_model.benchmark import measure
 from neo_model.benchmark.ceiling import copying
+from neo_model.benchmark.loop import TimedIterator
 from neo_model.benchmark.measure import Timing, interleaved, seconds_of_other_processes
 from neo_model.benchmark.step_parts import step_parts, watched
 
@@ -132,3 +133,22 @@ def test_a_ceiling_takes_its_turns_among_the_candidates():
     assert read.samples == pytest.approx([seconds / 4 for seconds in timings["copy"].samples])
     retaken = ceiling.time_of(1.0, Timing((1.0,), retakes=3, disturbed=1))
     assert (retaken.retakes, retaken.disturbed) == (3, 1)
+
+
+@pytest.mark.parametrize(
+    ("others", "trained", "kept", "disturbed"),
+    [
+        ([9.0, 0.0, 1.0, 0.0, 0.0], 4, [1, 3], 0),  # the first is the warm-up; disturbed steps give way to later ones
+        ([0.0, 1.0, 3.0, 2.0, 0.0], 5, [4, 1], 1),  # the batches are at an end: the least disturbed counts too
+    ],
+)
+def test_a_disturbed_step_of_a_run_is_left_out(monkeypatch, others, trained, kept, disturbed):
+    readings = accumulate(others, initial=0.0)
+    monkeypatch.setattr("neo_model.benchmark.loop.seconds_of_other_processes", lambda: next(readings))
+    steps = TimedIterator(iter(range(len(others))), warmup=1, rounds=2)
+    for batch in steps:
+        steps.spent["batch"] = batch
+    assert len(steps.steps) == trained - 1
+    counted, left_out, still_disturbed = steps.least_disturbed()
+    assert [step["batch"] for step in counted] == kept
+    assert (left_out, still_disturbed) == (trained - 1 - 2, disturbed)

@@ -53,12 +53,15 @@ def test_inference_is_compared_with_the_best_form_of_the_peer(options):
 def test_the_parts_of_a_step_add_up(options):
     options.rounds = 2
     (table,) = loop.run(options).tables
+    (share,) = (row for row in table.rows if row.name == loop.SHARE)
+    assert share.unit == "%" and 0 < share.figures[1] <= share.figures[0] <= share.figures[2] < 100
     seconds = {row.name: row.value.samples for row in table.rows}
     assert [len(samples) for samples in seconds.values()] == [2] * len(seconds)
     for i, whole in enumerate(seconds["step"]):
         parts = {name: samples[i] for name, samples in seconds.items()}
         assert sum(parts[part] for part in (*PARTS, loop.LOOP)) == pytest.approx(whole)
         assert parts[loop.BESIDE] == pytest.approx(whole - sum(parts[p] for p in ("forward", "backward", "optimizer")))
+        assert parts[loop.SHARE] == parts[loop.BESIDE] / parts["step"]
         assert 0 <= parts[loop.REST] < parts[loop.LOOP] < parts[loop.BESIDE] < whole
 
 

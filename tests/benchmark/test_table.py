@@ -19,6 +19,10 @@ def test_a_rate_has_its_minimum_where_the_time_has_its_maximum():
     assert Row("ours", OURS, "images/s", items=6).figures == pytest.approx((30, 20, 60))
 
 
+def test_a_share_is_shown_in_percent():
+    assert Row("loop", Timing((0.02, 0.01, 0.03)), "%").figures == pytest.approx((2, 1, 3))
+
+
 def test_a_number_stands_for_itself():
     assert Row("peak", 13.5, "GiB").figures == (13.5, 13.5, 13.5)
 
