@@ -11,8 +11,9 @@ import tempfile
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import count
+from itertools import count, product
 from pathlib import Path
+from typing import get_args
 
 import cv2
 import numpy as np
@@ -24,6 +25,7 @@ from neo_model.data import Augmentation, DetectionData, Resolution
 from neo_model.data.image_cache import CacheKind
 from neo_model.data.image_files import decode
 from neo_model.data.scenes import write_scenes
+from neo_model.data.workers import LoaderKind
 from neo_model.utils import UserError
 
 PEER = "torchvision, the official chain"
@@ -59,6 +61,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--size", type=int, nargs=2, default=[1920, 1080], metavar=("W", "H"), help="input (1920 1080)")
     parser.add_argument("--batch", type=int, default=4, help="images (4)")
     parser.add_argument("--workers", type=int, default=2, help="of each loader (2)")
+    parser.add_argument(
+        "--loader", nargs="+", choices=get_args(LoaderKind), default=["process"], help="data.loader of ours (process)"
+    )
     parser.add_argument("--cases", nargs="+", choices=AUGMENTS, default=list(AUGMENTS), help="(both)")
 
 
@@ -78,34 +83,34 @@ def measure(case: str, files: Files, arguments: argparse.Namespace) -> Table:
     """One table of images a second."""
     target_wh = tuple(arguments.size)
     batches = {"batch_size": arguments.batch, "workers": arguments.workers}
-    ours, cached = (
-        our_data(case, files, target_wh, cache).train_loader(prefetch=2, pin_memory=False, seed=0, **batches)
-        for cache in (None, "ram")
-    )
+    ours = {}
+    for kind, cache in product(arguments.loader, (None, "ram")):
+        data = our_data(case, files, target_wh, kind, cache)
+        name = "ours" + f", data.loader={kind}" * (kind != "process") + f", data.cache={cache}" * (cache is not None)
+        ours[name] = data.train_loader(prefetch=2, pin_memory=False, seed=0, **batches)
     epochs = count()
     peers = {PEER: Torchvision(target_wh, case)}
     if case == "light":
         peers["cv2 + albumentations, float32"] = Albumentations(target_wh)
-    candidates = {
-        "ours": lambda: exhaust(ours.epoch(next(epochs))),
-        "ours, data.cache=ram": lambda: exhaust(cached.epoch(next(epochs))),
-    }
+    candidates = {name: lambda loader=loader: exhaust(loader.epoch(next(epochs))) for name, loader in ours.items()}
     for name, transform in peers.items():
         loader = peer_loader(BoxedFiles(files.paths, files.boxes_xyxy, transform), **batches)
         candidates[name] = lambda loader=loader: exhaust(loader)
     with ThreadPoolExecutor(max(1, arguments.workers)) as threads:
         candidates["ceiling: decoding alone"] = decoding(files, threads)
         timings = interleaved(candidates, rounds=arguments.rounds, warmup=arguments.warmup)
-    ours.close()
-    cached.close()
-    images = len(ours) * arguments.batch
+    for loader in ours.values():
+        loader.close()
+    images = len(loader) * arguments.batch
     sizes = " ".join(sorted({f"{width}x{height}" for width, height in files.sizes_wh})[:3])
     title = f"{case}: {len(files.paths)} of {sizes} to {target_wh[0]}x{target_wh[1]}, {arguments.workers} workers"
     items = {name: len(files.paths) if name.startswith("ceiling") else images for name in timings}
     return Table(title, [Row(name, timing, "images/s", items[name]) for name, timing in timings.items()], PEER)
 
 
-def our_data(case: str, files: Files, target_wh: tuple[int, int], cache: CacheKind | None) -> DetectionData:
+def our_data(
+    case: str, files: Files, target_wh: tuple[int, int], kind: LoaderKind, cache: CacheKind | None
+) -> DetectionData:
     """The files as a data set of ours."""
     folder = str(files.paths[0].parent)
     return DetectionData(
@@ -116,6 +121,7 @@ def our_data(case: str, files: Files, target_wh: tuple[int, int], cache: CacheKi
         val_annotations=str(files.annotations),
         resolution=Resolution(width=target_wh[0], height=target_wh[1], any_aspect=True),
         augment=Augmentation(**AUGMENTS[case]),
+        loader=kind,
         cache=cache,
     )
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from neo_model.benchmark.loader import find_files, run
+from neo_model.benchmark.loader import add_arguments, find_files, run
 from neo_model.benchmark.loader_peers import Albumentations, Torchvision
 from neo_model.utils import UserError
 
@@ -25,10 +25,20 @@ def folder(tmp_path):
 
 def test_a_table_a_case_with_every_loader(folder):
     options = {"frames": folder, "photos": folder, "images": 3, "size": [128, 72], "batch": 2, "workers": 0}
-    options |= {"cases": ["light", "rtdetr"], "rounds": 1, "warmup": 0}
+    options |= {"cases": ["light", "rtdetr"], "loader": ["process"], "rounds": 1, "warmup": 0}
     light, rtdetr = run(argparse.Namespace(**options)).tables
     assert "3 of 64x48 to 128x72" in light.title and len(light.rows) > len(rtdetr.rows) > 2
     assert [row.items for row in light.rows] == [3 if "ceiling" in row.name else 2 for row in light.rows]
+
+
+def test_threads_stand_beside_processes(folder):
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    arguments = ["--frames", str(folder), "--size", "128", "72", "--batch", "2", "--cases", "light"]
+    options = parser.parse_args([*arguments, "--loader", "process", "thread"])
+    (table,) = run(argparse.Namespace(**vars(options), rounds=1, warmup=0)).tables
+    in_threads = ["ours, data.loader=thread", "ours, data.loader=thread, data.cache=ram"]
+    assert [row.name for row in table.rows][:4] == ["ours", "ours, data.cache=ram", *in_threads]
 
 
 def test_a_folder_without_jpegs_is_refused(tmp_path):
