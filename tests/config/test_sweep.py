@@ -30,6 +30,7 @@ def results(folder: Path) -> list[dict]:
     return sorted((json.loads(path.read_text()) for path in folder.glob("*/result.json")), key=lambda r: r["job"])
 
 
+@pytest.mark.slow
 def test_four_jobs_train_in_named_folders(command, short, tmp_path):
     outcome = command("train", "-m", "optim.lr=5e-5,1e-4", "data/resolution=480x270,640x360", *short)
     assert outcome.code == 0, outcome.err

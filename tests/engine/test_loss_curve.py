@@ -57,6 +57,7 @@ def loss_curve(make_learner, make_batches, make_hardware):
     return train
 
 
+@pytest.mark.slow
 def test_thirty_steps_have_the_losses_of_the_plain_forms(loss_curve, monkeypatch):
     monkeypatch.setattr(deformable, "mixing_first_pays", lambda memory, num_queries: True)
     fast, recomputed = loss_curve(), loss_curve(recompute=("backbone", "encoder"))

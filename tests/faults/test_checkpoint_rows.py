@@ -167,7 +167,7 @@ def test_row_33_asked_to_stop_at_random_moments_a_run_saves_and_is_gone(tmp_path
     assert int(re.search(r"3 signals: (\d+) with a checkpoint", done.stdout)[1]) >= 1, done.stdout
 
 
-@pytest.mark.parametrize("what", ["write .last.pt.*", "rename last.pt"])
+@pytest.mark.parametrize("what", ["write .last.pt.*", pytest.param("rename last.pt", marks=pytest.mark.slow)])
 def test_row_32_a_full_disk_ends_the_run_with_its_checkpoint_whole(command, straight, monkeypatch, what):
     shutil.copytree(straight, "run")
     with monkeypatch.context() as patch:
