@@ -9,7 +9,7 @@ def normalized_silu(inputs: list[Tensor], norms: list[nn.Module]) -> Tensor:
     """``silu(norms[0](inputs[0]) + norms[1](inputs[1]) + ...)`` of [B, C, H, W] maps.
 
     In training, autograd would keep the sum beside each norm's input, and an in-place SiLU a copy of it. Here only the
-    inputs stay, and the sum where `keeps_sum` says so. Both equal the plain form to rounding.
+    inputs stay; the backward pass normalises them once more, which is cheap. It equals the plain form to rounding.
     """
     live = all(isinstance(norm, nn.BatchNorm2d) and norm.training for norm in norms)
     if not live or not torch.is_grad_enabled() or torch.compiler.is_compiling():
@@ -23,14 +23,6 @@ def normalized_silu(inputs: list[Tensor], norms: list[nn.Module]) -> Tensor:
     return _NormalizedSiLU.apply(norms, *inputs, *(norm.weight for norm in norms), *(norm.bias for norm in norms))
 
 
-def keeps_sum(x: Tensor) -> bool:
-    """Whether the sum is kept, or the backward pass normalises the inputs once more, which is cheap on a GPU.
-
-    A CPU has more memory and waits for it longer.
-    """
-    return not x.is_cuda
-
-
 class _NormalizedSiLU(torch.autograd.Function):
     @staticmethod
     def forward(ctx, norms: list[nn.BatchNorm2d], *tensors: Tensor) -> Tensor:
@@ -42,24 +34,19 @@ class _NormalizedSiLU(torch.autograd.Function):
             )
             total = out if total is None else total.add_(out)
             kept += [x, weight, bias, mean, inverse_std]
-        ctx.eps = [norm.eps for norm in norms]
-        if keeps_sum(total):
-            ctx.save_for_backward(*kept, total)
-            return F.silu(total)
         ctx.save_for_backward(*kept)
+        ctx.eps = [norm.eps for norm in norms]
         return F.silu(total, inplace=True)
 
     @staticmethod
     def backward(ctx, grad: Tensor):
         kept = ctx.saved_tensors
-        n = len(ctx.eps)
-        branches = [kept[5 * i : 5 * i + 5] for i in range(n)]
-        total = kept[5 * n] if len(kept) > 5 * n else None
-        if total is None:
-            for (x, weight, bias, mean, inverse_std), eps in zip(branches, ctx.eps, strict=True):
-                variance = inverse_std.square().reciprocal_().sub_(eps)
-                out = F.batch_norm(x, mean, variance, weight, bias, training=False, eps=eps)
-                total = out if total is None else total.add_(out)
+        branches = [kept[i : i + 5] for i in range(0, len(kept), 5)]
+        total = None
+        for (x, weight, bias, mean, inverse_std), eps in zip(branches, ctx.eps, strict=True):
+            variance = inverse_std.square().reciprocal_().sub_(eps)
+            out = F.batch_norm(x, mean, variance, weight, bias, training=False, eps=eps)
+            total = out if total is None else total.add_(out)
         grad_total = torch.ops.aten.silu_backward(grad, total)
         gradients = [
             torch.ops.aten.native_batch_norm_backward(
