@@ -57,7 +57,7 @@ def permitted_overrides(overrides: list[str]) -> list[str]:
 
 def _reaches_into_hydra(override: Override) -> bool:
     key, package = override.key_or_group, override.package or ""
-    return "hydra" in (re.split("[./]", key)[0], package.split(".")[0])
+    return "hydra" in (re.split("[./]", key)[0], *package.split("."))
 
 
 def check_composed_hydra(config: DictConfig) -> None:

@@ -2,6 +2,7 @@
 
 import fcntl
 import gc
+import itertools
 import json
 import os
 import shlex
@@ -20,9 +21,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from neo_model.config.compose import (
     CONF,
+    ROOT,
     VERSION_BASE,
     CompositionError,
-    compose,
     compose_collecting,
     is_launching,
     parse_overrides,
@@ -71,7 +72,7 @@ def run_sweep(overrides: list[str], config_dir: str | None) -> int:
     """
     parsed = parse_overrides(overrides)
     swept = [override.key_or_group for override in parsed if override.is_sweep_override()]
-    composed = _check_jobs(overrides, swept, config_dir)
+    composed = _check_jobs(overrides, config_dir)
     folder = Path(composed.hydra.sweep.dir)
     if not any(override.key_or_group == "hydra.sweep.dir" for override in parsed):
         if composed.sweep.skip_existing:
@@ -108,13 +109,13 @@ def run_sweep(overrides: list[str], config_dir: str | None) -> int:
     return _exit_code([job for job in ended if job.command_id == command_id])
 
 
-def _check_jobs(overrides: list[str], swept: list[str], config_dir: str | None) -> DictConfig:
-    """Compose and check every job that Hydra's own sweeper will start; of a sweeper that searches, the first values."""
+def _check_jobs(overrides: list[str], config_dir: str | None) -> DictConfig:
+    """Compose and check every job that Hydra's own sweeper will start; for a search, each combination of choices."""
     parsed = parse_overrides(overrides)
     own = [override.input_line for override in parsed if override.key_or_group.startswith("hydra")]
-    start = own + [override.input_line for override in parsed if override.key_or_group == "hparams_search"]
-    start += [override.input_line for override in parsed if override.key_or_group.startswith("sweep")]
-    sweeper = compose("train", start, config_dir=config_dir)
+    # What Hydra itself starts from; of overrides that do not fit the jobs tell.
+    start = [override.input_line for override in parsed if not override.is_sweep_override()]
+    sweeper, _ = compose_collecting("train", start, config_dir=config_dir)
     check_composed_hydra(sweeper)
     raise_all(_check_settings(sweeper.sweep))
     zipped = list(sweeper.sweep.zip)
@@ -125,11 +126,12 @@ def _check_jobs(overrides: list[str], swept: list[str], config_dir: str | None) 
     else:
         if zipped:
             raise UserError(KEY, "does not go with a search", "leave it out")
-        jobs = [own + [f"{override.get_key_element()}={_first_value(override)}" for override in shared]]
-    found, composed_jobs = [], []
-    for job in jobs:
-        composed, problems = compose_collecting("train", job, config_dir=config_dir)
+        jobs = [own + job for job in _searched_jobs(shared, config_dir)]
+    composed_jobs = [(job, *compose_collecting("train", job, config_dir=config_dir)) for job in jobs]
+    for _, composed, _ in composed_jobs:
         check_composed_hydra(composed)
+    found = []
+    for _, composed, problems in composed_jobs:
         config = without_hydra(composed)
         try:
             if config.get("resume"):
@@ -137,9 +139,8 @@ def _check_jobs(overrides: list[str], swept: list[str], config_dir: str | None) 
             check_training(config, problems)
         except UserError as error:
             found.append(error)
-        composed_jobs.append((job, composed))
     raise_all(found)
-    tell_what_recipes_keep(composed_jobs, config_dir)
+    tell_what_recipes_keep([(job, composed) for job, composed, _ in composed_jobs], config_dir)
     return composed
 
 
@@ -149,11 +150,28 @@ def _check_settings(sweep: DictConfig) -> list[UserError]:
     return [UserError(f"sweep.{key}", *problem) for key, problem in problems.items() if problem]
 
 
-def _first_value(override: Override) -> str:
-    """A value that the search may take, to see whether its key exists and takes such values."""
+def _searched_jobs(overrides: list[Override], config_dir: str | None) -> Iterator[list[str]]:
+    """The overrides of jobs in which a search takes every combination of the files that it may choose."""
+    # Like Optuna: what has one value comes last, and wins over a choice of the same key.
+    last = {override.get_key_element(): override for override in sorted(overrides, key=_has_one_value)}
+    lists = [[f"{key}={value}" for value in _values(override, config_dir)] for key, override in last.items()]
+    return map(list, itertools.product(*lists))
+
+
+def _has_one_value(override: Override) -> bool:
+    return not override.is_sweep_override()
+
+
+def _values(override: Override, config_dir: str | None) -> list[str]:
+    """All that the search may take if they are files, which may hold anything; else one, to see whether the key does."""
+    folders = [CONF, ROOT, *([Path(config_dir)] if config_dir else [])]
+    if override.is_choice_sweep() and any((folder / override.key_or_group).is_dir() for folder in folders):
+        return list(override.sweep_string_iterator())
     if override.is_interval_sweep():
-        return str(override.value().start)
-    return next(override.sweep_string_iterator()) if override.is_sweep_override() else override.get_value_element_as_str()
+        return [str(override.value().start)]
+    if override.is_sweep_override():
+        return [next(override.sweep_string_iterator())]
+    return [override.get_value_element_as_str()]
 
 
 def run_job(config: DictConfig) -> float | None:

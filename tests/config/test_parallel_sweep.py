@@ -94,6 +94,15 @@ def test_a_search_goes_on_after_a_failed_job_and_takes_no_zip(command, short, mo
     assert "sweep.zip: does not go with a search" in command("train", "-m", *search, "sweep.zip=[optim.lr]").error
 
 
+@needs_optuna
+def test_no_job_of_a_search_starts_when_a_later_choice_is_wrong(command, short, tmp_path):
+    search = ["hydra/sweeper=optuna", "hydra.sweeper.n_trials=6", "hydra.sweep.dir=sweep"]
+    chosen = [override for override in short if not override.startswith("model")]
+    outcome = command("train", "-m", *search, *chosen, "model=choice(tiny,typo)")
+    assert outcome.code == 2 and outcome.error.startswith("error: model=typo: there is no such choice; ")
+    assert not (tmp_path / "sweep").exists()
+
+
 @pytest.mark.slow
 @needs_optuna
 @needs_launchers

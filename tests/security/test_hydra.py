@@ -3,6 +3,7 @@
 import logging.config
 import os
 import pickle
+from importlib.util import find_spec
 
 import pytest
 from omegaconf import OmegaConf
@@ -39,6 +40,7 @@ INTO_HYDRA = [
     f"+hydra.sweeper.params={{+hydra.callbacks.x: {EVIL}}}",
     "hydra.help.template=x",
     "hydra.run.dir@x=y",
+    "+logger@_global_.hydra.job_logging=tensorboard",
     "HYDRA.callbacks.x._target_=os.system",
     "\uff48ydra.callbacks.x._target_=os.system",
     "hydra .callbacks.x._target_=os.system",
@@ -120,6 +122,12 @@ LOCAL = {
     "environment": f"{WHOLE}hydra: {{job: {{env_set: {{PATH: /evil}}}}}}",
     "sweeper": f"{WHOLE}hydra: {{sweeper: {EVIL}}}",
     "sweep of a callback": f"{WHOLE}hydra: {{sweeper: {{params: {{+hydra.callbacks.x: \"{EVIL}\"}}}}}}",
+    "sweep by package": (
+        f"{WHOLE}hydra: {{sweeper: {{params: {{+logger@_global_.hydra.job_logging: 'choice(none,tensorboard)'}}}}}}"
+    ),
+    "environment by a sweep": (
+        f"{WHOLE}hydra: {{sweeper: {{params: {{+logger@_global_.hydra.job.env_set: 'choice(none,tensorboard)'}}}}}}"
+    ),
     "alias of itself": f"{WHOLE}logger: &a {{x: *a}}",
     "python apply": "seed: !!python/object/apply:os.system ['COMMAND']",
     "python new": "seed: !!python/object/new:os.system ['COMMAND']",
@@ -131,6 +139,8 @@ LOCAL = {
     "depth": "a: " + "[" * 1000 + "]" * 1000,
     "not text": "a: \0",
 }
+CALLED_HANDLER = "{version: 1, root: {handlers: [x]}, handlers: {x: {(): torch.utils.collect_env.run, command: 'COMMAND'}}}"
+LOGGED = f"{WHOLE}hydra: {{job_logging: {CALLED_HANDLER}}}"
 NODE = f"{{backbone: {EVIL}, _target_: neo_model.models.RTDETR}}"
 # Files of the folder by their paths, and what is chosen of them on the command line.
 FOLDERS: dict[str, tuple[dict[str, str], list[str]]] = {
@@ -159,7 +169,7 @@ def chosen_folder(canary, tmp_path):
     """Writes one of ``FOLDERS`` and returns the arguments that use it."""
 
     def write(name: str) -> list[str]:
-        files, chosen = FOLDERS[name]
+        files, chosen = (FOLDERS | SEARCHED)[name]
         folder = tmp_path / "folder"
         for path, text in files.items():
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
@@ -178,6 +188,36 @@ def test_a_folder_of_configurations(refused_command, chosen_folder, name):
 @pytest.mark.parametrize("name", ["callback", "job logging", "launcher", "sweep of a callback"])
 def test_a_folder_where_hydra_itself_takes_over(refused_command, chosen_folder, name, options):
     refused_command("train", *options, *chosen_folder(name))
+
+
+# Choices of a search, of which one makes a job in which Hydra would call what its file names.
+SEARCHED: dict[str, tuple[dict[str, str], list[str]]] = {
+    "second choice": ({"logger/evil.yaml": LOGGED}, ["logger=choice(none,evil)"]),
+    "choice of a group of the folder's own": (
+        {"own/good.yaml": "{}", "own/evil.yaml": LOGGED}, ["+own=choice(good,evil)"]
+    ),
+    "choice in a file": (
+        {"logger/evil.yaml": LOGGED,
+         "local/default.yaml": f"{WHOLE}hydra: {{sweeper: {{params: {{logger: 'choice(none,evil)'}}}}}}"}, []
+    ),
+    "choice in a recipe": (
+        {"logger/evil.yaml": LOGGED,
+         "experiments/evil.yaml": f"{WHOLE}hydra: {{sweeper: {{params: {{logger: 'choice(none,evil)'}}}}}}"},
+        ["experiments=evil"],
+    ),
+    "one value in a file": (
+        {"logger/evil.yaml": LOGGED, "local/default.yaml": f"{WHOLE}hydra: {{sweeper: {{params: {{logger: evil}}}}}}"},
+        ["logger=choice(none,tensorboard)"],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.skipif(find_spec("optuna") is None, reason="needs the extra [optuna]")
+@pytest.mark.parametrize("name", SEARCHED)
+def test_a_choice_of_a_search(refused_command, chosen_folder, name):
+    search = ["hydra/sweeper=optuna", "hydra.sweeper.n_trials=6"]
+    said = refused_command("train", "-m", *search, *chosen_folder(name))
+    assert said.startswith("error: hydra.job_logging: is refused; ")
 
 
 def test_an_alias_bomb_behind_a_link(refused_command, tmp_path):
