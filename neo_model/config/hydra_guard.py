@@ -26,7 +26,8 @@ PLUGIN_TARGETS = re.compile(
     r"|hydra_plugins\.hydra_submitit_launcher\.submitit_launcher\.(Local|Slurm)Launcher"
 )
 # Commands that submitit would write into the script for Slurm.
-SHELL_KEYS = ("setup", "additional_parameters", "python", "srun_args")
+SHELL_KEYS = ("setup", "teardown", "additional_parameters", "python", "srun_args")
+CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f-\x9f]")  # after a line's end any other text is a command there as well
 NESTED_TARGETS = re.compile(r"optuna\.samplers\.[A-Z]\w*")
 PLUGIN_NODES = ("launcher", "sweeper")
 LOGGING_KEYS = {"version", "root", "disable_existing_loggers"}
@@ -118,8 +119,21 @@ def _refused_in_plugin(key: str, own: DictConfig, name: str) -> Iterator[str]:
     if plain.get("custom_search_space"):
         yield f"{key}.custom_search_space"  # a function for Optuna's sweeper to import and call
     yield from (f"{key}.{name}" for name in SHELL_KEYS if plain.get(name))
+    yield from (f"a control character in {place}" for place in _control_characters(key, plain))
     params = plain.get("params") or {}
     for param, value in params.items() if isinstance(params, dict) else ():
         # These become overrides of the jobs, past the check of the command line.
         if any(map(_reaches_into_hydra, parse_overrides([f"{param}={value}"]))):
             yield f"{key}.params.{param}"
+
+
+def _control_characters(key: str, value: Any) -> Iterator[str]:
+    """The keys of the texts that hold one; for a name that does, the key of its node."""
+    if isinstance(value, dict):
+        for name, entry in value.items():
+            yield from [key] if CONTROL_CHARACTER.search(str(name)) else _control_characters(f"{key}.{name}", entry)
+    elif isinstance(value, list):
+        for index, entry in enumerate(value):
+            yield from _control_characters(f"{key}[{index}]", entry)
+    elif isinstance(value, str) and CONTROL_CHARACTER.search(value):
+        yield key

@@ -163,7 +163,7 @@ def _has_one_value(override: Override) -> bool:
 
 
 def _values(override: Override, config_dir: str | None) -> list[str]:
-    """All that the search may take if they are files, which may hold anything; else one, to see whether the key does."""
+    """All that a search may take if those are files, which may hold anything; else one, to see whether it fits."""
     folders = [CONF, ROOT, *([Path(config_dir)] if config_dir else [])]
     if override.is_choice_sweep() and any((folder / override.key_or_group).is_dir() for folder in folders):
         return list(override.sweep_string_iterator())

@@ -139,8 +139,7 @@ LOCAL = {
     "depth": "a: " + "[" * 1000 + "]" * 1000,
     "not text": "a: \0",
 }
-CALLED_HANDLER = "{version: 1, root: {handlers: [x]}, handlers: {x: {(): torch.utils.collect_env.run, command: 'COMMAND'}}}"
-LOGGED = f"{WHOLE}hydra: {{job_logging: {CALLED_HANDLER}}}"
+LOGGED = f"{WHOLE}hydra: {{job_logging: {FACTORY[:-1]}, root: {{handlers: [x]}}}}}}"
 NODE = f"{{backbone: {EVIL}, _target_: neo_model.models.RTDETR}}"
 # Files of the folder by their paths, and what is chosen of them on the command line.
 FOLDERS: dict[str, tuple[dict[str, str], list[str]]] = {
@@ -165,12 +164,12 @@ FOLDERS: dict[str, tuple[dict[str, str], list[str]]] = {
 
 
 @pytest.fixture
-def chosen_folder(canary, tmp_path):
-    """Writes one of ``FOLDERS`` and returns the arguments that use it."""
+def written(canary, tmp_path):
+    """Writes files of a folder of configurations and returns the arguments that use it."""
 
-    def write(name: str) -> list[str]:
-        files, chosen = (FOLDERS | SEARCHED)[name]
+    def write(files: dict[str, str], chosen: list[str]) -> list[str]:
         folder = tmp_path / "folder"
+        folder.mkdir()
         for path, text in files.items():
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
             (folder / path).write_text(text.replace("COMMAND", touching(canary)))
@@ -180,14 +179,50 @@ def chosen_folder(canary, tmp_path):
 
 
 @pytest.mark.parametrize("name", FOLDERS)
-def test_a_folder_of_configurations(refused_command, chosen_folder, name):
-    refused_command("train", *chosen_folder(name))
+def test_a_folder_of_configurations(refused_command, written, name):
+    refused_command("train", *written(*FOLDERS[name]))
 
 
 @pytest.mark.parametrize("options", [["-m"], ["--cfg", "job"]], ids=" ".join)
 @pytest.mark.parametrize("name", ["callback", "job logging", "launcher", "sweep of a callback"])
-def test_a_folder_where_hydra_itself_takes_over(refused_command, chosen_folder, name, options):
-    refused_command("train", *options, *chosen_folder(name))
+def test_a_folder_where_hydra_itself_takes_over(refused_command, written, name, options):
+    refused_command("train", *options, *written(*FOLDERS[name]))
+
+
+# What submitit would write into its script for Slurm, where a line of its own is a command.
+SLURM = "hydra/launcher=submitit_slurm"
+SLURM_NODE = "_target_: hydra_plugins.hydra_submitit_launcher.submitit_launcher.SlurmLauncher"
+SCRIPT: dict[str, tuple[dict[str, str], list[str], str]] = {
+    "command line": (
+        {}, [SLURM, "hydra.launcher.comment='x\ntouch y #'"], "a control character in hydra.launcher.comment"
+    ),
+    "folder": (
+        {}, [SLURM, "hydra.sweep.dir='x\ntouch y #'"], "a control character in hydra.launcher.submitit_folder"
+    ),
+    "file": (
+        {"local/default.yaml": f'{WHOLE}hydra: {{launcher: {{partition: "x\\nCOMMAND #"}}}}'}, [SLURM],
+        "a control character in hydra.launcher.partition",
+    ),
+    "reference": (
+        {"local/default.yaml": f'{WHOLE}weights: "x\\nCOMMAND #"\nhydra: {{launcher: {{qos: "${{weights}}"}}}}'},
+        [SLURM],
+        "a control character in hydra.launcher.qos",
+    ),
+    "name of a key": (
+        {"hydra/launcher/evil.yaml": f'{{{SLURM_NODE}, "x\\nCOMMAND #": 1}}'}, ["hydra/launcher=evil"],
+        "a control character in hydra.launcher",
+    ),
+    "teardown": (
+        {"hydra/launcher/evil.yaml": f"{{{SLURM_NODE}, teardown: ['COMMAND']}}"}, ["hydra/launcher=evil"],
+        "hydra.launcher.teardown",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.skipif(find_spec("submitit") is None, reason="needs the extra [launchers]")
+@pytest.mark.parametrize(("files", "chosen", "refused"), SCRIPT.values(), ids=SCRIPT)
+def test_a_command_in_the_script_for_slurm(refused_command, written, files, chosen, refused):
+    assert refused_command("train", "-m", *written(files, chosen)).startswith(f"error: {refused}: is refused; ")
 
 
 # Choices of a search, of which one makes a job in which Hydra would call what its file names.
@@ -214,9 +249,9 @@ SEARCHED: dict[str, tuple[dict[str, str], list[str]]] = {
 
 @pytest.mark.skipif(find_spec("optuna") is None, reason="needs the extra [optuna]")
 @pytest.mark.parametrize("name", SEARCHED)
-def test_a_choice_of_a_search(refused_command, chosen_folder, name):
+def test_a_choice_of_a_search(refused_command, written, name):
     search = ["hydra/sweeper=optuna", "hydra.sweeper.n_trials=6"]
-    said = refused_command("train", "-m", *search, *chosen_folder(name))
+    said = refused_command("train", "-m", *search, *written(*SEARCHED[name]))
     assert said.startswith("error: hydra.job_logging: is refused; ")
 
 
