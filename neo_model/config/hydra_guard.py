@@ -13,7 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from neo_model.config.compose import parse_overrides
 from neo_model.config.problems import raise_all
-from neo_model.config.secrets import secrets_in, secrets_in_environment
+from neo_model.config.secrets import secrets_in
 from neo_model.config.targets import TARGET, nested_targets
 from neo_model.utils import UserError
 
@@ -68,21 +68,22 @@ def check_composed_hydra(config: DictConfig) -> None:
         UserError: it has callbacks, log handlers or environment variables to set, names code outside Hydra and its
             plugins, has its sweeper change any of this in the jobs, or names a folder after a secret.
     """
-    remedy = "leave Hydra's callbacks, logging, environment and plugins alone"
+    remedy = "leave Hydra's callbacks, logging, environment, own files and plugins alone"
     refused = [UserError(key, "is refused", remedy) for key in _refused(config.hydra)]
-    raise_all([*refused, *_secrets_in_folders(config)])
+    raise_all([*refused, *_problems_of_folders(config)])
 
 
-def _secrets_in_folders(config: DictConfig) -> Iterator[UserError]:
-    """An error for each folder that would have a secret in its name, spelt out or by reference."""
-    if not secrets_in_environment():
-        return
+def _problems_of_folders(config: DictConfig) -> Iterator[UserError]:
+    """An error for each folder with a secret in its name, spelt out or by reference, and for jobs outside a sweep."""
     config = config.copy()
     OmegaConf.set_readonly(config.hydra, False)
     config.hydra.job.num, config.hydra.job.id = 0, "0"  # which Hydra fills in for each job
     for key in FOLDER_KEYS:
         try:
-            yield from secrets_in(OmegaConf.select(config, key), key)
+            name = OmegaConf.select(config, key)
+            yield from secrets_in(name, key)
+            if key == "hydra.sweep.subdir" and (str(name) in ("", ".", "..") or "/" in str(name)):
+                yield UserError(key, "is no single folder within the sweep's", "write a name, such as ${hydra.job.num}")
         except OmegaConfBaseException:
             continue  # whoever makes the folder reports it
 
@@ -98,6 +99,10 @@ def _refused(own: DictConfig) -> Iterator[str]:
     job = plain.get("job")
     if not isinstance(job, dict) or job.get("env_set"):
         yield "hydra.job.env_set"
+    elif job.get("chdir"):
+        yield "hydra.job.chdir"
+    if plain.get("output_subdir") is not None:  # where Hydra writes a config.yaml, over that of any run
+        yield "hydra.output_subdir"
     for name in PLUGIN_NODES:
         yield from _refused_in_plugin(f"hydra.{name}", own, name)
 
