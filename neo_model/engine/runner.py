@@ -11,6 +11,7 @@ from pathlib import Path
 from torch import nn
 
 from neo_model.data import DetectionData
+from neo_model.data.workers import telling_of_lost_workers
 from neo_model.engine.checkpoint import check_classes
 from neo_model.engine.checkpoint_folder import CheckpointFolder
 from neo_model.engine.circumstances import circumstances, compare
@@ -124,25 +125,35 @@ class Runner:
             the best validation AP.
 
         Raises:
-            Interrupted: Ctrl-C or SIGTERM, after the checkpoint.
+            Interrupted: Ctrl-C or SIGTERM, after the checkpoint, or after the error that kept it from being written.
             UserError: training diverged, an image cannot be used, or the disk is full.
         """
         if self._resumed is None:
             self.metrics_file.rewind(-1, 0.0)  # of a run that was killed before its first checkpoint
         self.checkpoints.remove_temporaries()
         with StopRequest() as stop:
-            for logger in self.loggers:
-                logger.start(self.run_dir, self.config, self._resumed)
             try:
-                with ProgressLine(self.total_steps, self.progress.step) as line:
-                    self._train(stop, line)
-            finally:
-                self.train_loader.close()
-                for logger in self.loggers:
-                    logger.close()
-            if stop.signal_number is not None:  # too late to cut the last evaluation short, but no other job may start
+                with telling_of_lost_workers():
+                    self._train_with_loggers(stop)
+            except Exception as error:
+                if stop.signal_number is None:
+                    raise
+                is_crash = not isinstance(error, UserError)
+                log.error("error: %s; the stop left no new checkpoint", error, exc_info=is_crash)
+            if stop.signal_number is not None:  # also too late to cut the last evaluation short: no other job may start
                 raise Interrupted(stop.signal_number)
         return max(self.progress.best_ap, 0.0)
+
+    def _train_with_loggers(self, stop: StopRequest) -> None:
+        for logger in self.loggers:
+            logger.start(self.run_dir, self.config, self._resumed)
+        try:
+            with ProgressLine(self.total_steps, self.progress.step) as line:
+                self._train(stop, line)
+        finally:
+            self.train_loader.close()
+            for logger in self.loggers:
+                logger.close()
 
     def _train(self, stop: StopRequest, line: ProgressLine) -> None:
         progress, plan, epochs = self.progress, self.plan, self.settings.epochs

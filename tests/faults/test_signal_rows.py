@@ -1,6 +1,8 @@
 """Signals to a training, row 33 of the table of the README."""
 
+import errno
 import hashlib
+import json
 import multiprocessing
 import os
 import signal
@@ -15,6 +17,7 @@ from neo_model.engine import Runner
 from neo_model.engine.checkpoint import read_checkpoint
 from neo_model.engine.progress import ECHO_SECONDS, StopRequest
 from neo_model.engine.step_recorder import StepRecorder
+from neo_model.testing.failing_disk import FailingDisk, Operation
 from neo_model.utils.sealed_file import SealedWriter
 
 
@@ -114,6 +117,53 @@ def test_row_33_a_second_signal_in_the_middle_of_a_checkpoint_leaves_the_one_bef
     assert read_checkpoint("run/checkpoints/last.pt")["progress"]["step"] == 1
 
 
+NO_ROOM = "last.pt: cannot be written (No space left on device); make room and resume the run"
+
+
+@pytest.fixture
+def stopped_on_a_full_disk(monkeypatch):
+    """After its first step a run is asked to stop, and its disk takes no checkpoint."""
+    record, jobs = StepRecorder.__call__, []
+
+    def record_and_stop(recorder, report):
+        record(recorder, report)
+        jobs.append(recorder.runner.run_dir)
+        checkpoints = recorder.runner.run_dir / "checkpoints"
+        FailingDisk(checkpoints, Operation("write .last.pt.*", 1), errno.ENOSPC, setattr=monkeypatch.setattr)
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(StepRecorder, "__call__", record_and_stop)
+    return jobs
+
+
+def test_row_33_a_stop_that_cannot_save_says_so_and_ends_the_run(command, tiny, stopped_on_a_full_disk):
+    outcome = command("train", *tiny, "hydra.run.dir=run")
+    assert outcome.code == 143 and "Traceback" not in outcome.err and len(stopped_on_a_full_disk) == 1
+    error, stopped = outcome.err.splitlines()[-2:]
+    assert error.startswith(f"error: run/checkpoints/{NO_ROOM}") and stopped == "stopped: SIGTERM"
+    assert error.endswith("; the stop left no new checkpoint") and error in Path("run/train.log").read_text()
+
+
+def test_row_33_a_stop_that_cannot_save_ends_the_sweep(command, short, stopped_on_a_full_disk, monkeypatch):
+    monkeypatch.setattr("neo_model.config.sweep._report", lambda folder: [])  # seconds
+    outcome = command("train", "-m", "seed=1,2", *short, "data/resolution=480x270", "hydra.sweep.dir=sweep")
+    assert outcome.code == 143 and len(stopped_on_a_full_disk) == 1
+    assert NO_ROOM in outcome.err and outcome.err.endswith("stopped: SIGTERM\n")
+    assert json.loads(Path("sweep/0_seed-1/result.json").read_text())["status"] == "interrupted"
+
+
+@pytest.mark.parametrize(("said", "is_told"), [("DataLoader worker (pid 7) is killed", False), ("of ours", True)])
+def test_row_33_whatever_fails_after_a_stop_was_asked_for_it_is_the_end(command, tiny, monkeypatch, said, is_told):
+    def stop_and_fail(*_):
+        signal.raise_signal(signal.SIGINT)
+        raise RuntimeError(said)
+
+    monkeypatch.setattr(StepRecorder, "__call__", stop_and_fail)
+    outcome = command("train", *tiny, "hydra.run.dir=run")
+    assert outcome.code == 130 and outcome.err.endswith("stopped: SIGINT\n")
+    assert said in outcome.err and ("Traceback" in outcome.err) == is_told
+
+
 def broken_off(*_, **__):
     """What OmegaConf makes of Ctrl-C in the middle of a node."""
     try:
@@ -134,3 +184,6 @@ def test_row_33_a_job_whose_interruption_was_lost_is_the_last_one(command, short
     monkeypatch.setattr("neo_model.config.jobs.train_job", lambda *_, **__: (jobs.append(1), broken_off()))
     outcome = command("train", "-m", "seed=1,2", *short, "data/resolution=480x270")
     assert outcome.code == 130 and len(jobs) == 1 and outcome.err.endswith("stopped: interrupted\n")
+    assert "Traceback" not in outcome.err and "ConfigKeyError" not in outcome.err
+    (result,) = (json.loads(path.read_text()) for path in Path().glob("outputs/sweep/*/*/result.json"))
+    assert (result["status"], result["error"]) == ("interrupted", None)
