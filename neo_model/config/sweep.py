@@ -212,6 +212,9 @@ def run_job(config: DictConfig) -> float | None:
         result["status"] = INTERRUPTED
         raise
     except Exception as error:  # a crash of one job must not take the others with it; it is shown and tabled
+        if isinstance(error, CompositionError):  # it may be what became of an interruption
+            result["status"] = INTERRUPTED
+            raise_interruption_before(error)
         result |= {"status": FAILED, "error": redacted(traceback.format_exception_only(error)[-1].strip())}
         tell(redacted(traceback.format_exc()).rstrip())
         raise_interruption_before(error)
