@@ -66,6 +66,13 @@ def _left_to_groups() -> list[int]:
             folder = (ROOT / mount).joinpath(*parts[:depth])
             with suppress(OSError, ValueError):  # a container does not see its outer groups; "max" is no limit
                 limit_bytes, used_bytes = (int((folder / name).read_text()) for name in (limit, used))
-                statistics = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
-                left.append(limit_bytes - used_bytes + int(statistics.get(reclaimable, 0)))
+                left.append(limit_bytes - used_bytes + _statistic(folder / "memory.stat", reclaimable))
     return left
+
+
+def _statistic(path: Path, name: str) -> int:
+    """Bytes that a group's statistics say; 0 where they do not, for the limit holds all the same."""
+    try:
+        return int(dict(line.split() for line in path.read_text().splitlines())[name])
+    except (OSError, ValueError, KeyError):
+        return 0

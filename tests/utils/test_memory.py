@@ -40,6 +40,14 @@ def test_pages_of_files_that_were_read_count_as_free(machine):
     assert available_memory() == 13 * GB
 
 
+@pytest.mark.parametrize("statistics", [None, "", "not two words\n"])
+def test_without_statistics_the_limit_holds(machine, tmp_path, statistics):
+    machine("/", {"/": (16 * GB, 15 * GB, 12 * GB)})
+    (path,) = tmp_path.rglob("memory.stat")
+    path.unlink() if statistics is None else path.write_text(statistics)
+    assert available_memory() == 1 * GB
+
+
 def test_the_limit_is_that_of_the_process_s_own_group(machine):
     machine("/slurm/job_7", {"/slurm/job_7": (8 * GB, 3 * GB, 1 * GB), "/slurm/job_8": (1 * GB, 1 * GB, 0)})
     assert available_memory() == 6 * GB
