@@ -62,6 +62,7 @@ class Hardware:
         self.precision = best_precision(self.device) if precision == "auto" else precision
         self.batch_size, self.accumulate = batch_size, accumulate
         self.workers, self.prefetch = min(workers, num_cores()), prefetch
+        self._workers_asked_for = workers
         self.channels_last, self.cudnn_benchmark, self.tf32 = channels_last, cudnn_benchmark, tf32
         self.compile, self.recompute = compile, recompute
 
@@ -131,7 +132,10 @@ class Hardware:
     def __str__(self) -> str:
         name = torch.cuda.get_device_name() if self.device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
         batch = f"batch {self.batch_size}" + (f" x {self.accumulate}" if self.accumulate > 1 else "")
-        return f"{name}, {self.precision}, {batch}, {self.workers} loader workers"
+        workers = f"{self.workers} loader workers"
+        if self.workers < self._workers_asked_for:
+            workers += f", not {self._workers_asked_for}: one for each core"
+        return f"{name}, {self.precision}, {batch}, {workers}"
 
 
 def forget_memory_peak() -> None:

@@ -8,6 +8,7 @@ from neo_model.utils.constraints import (
     PositiveFloat,
     PositiveInt,
 )
+from neo_model.utils.cores import num_cores
 from neo_model.utils.errors import UserError
 
 __all__ = [
@@ -19,3 +20,5 @@ __all__ = [
     "PositiveInt",
     "UserError",
 ]
+
+num_cores()  # before torch is imported

@@ -61,7 +61,9 @@ def test_a_gpu_that_is_not_there_is_refused(machine):
 
 def test_no_more_workers_than_processors(machine):
     machine(gpu=False, cpus=2)
-    assert Hardware(workers=16).workers == 2
+    hardware = Hardware(workers=16)
+    assert hardware.workers == 2 and str(hardware).endswith("2 loader workers, not 16: one for each core")
+    assert str(Hardware(workers=2)).endswith(" 2 loader workers")
     assert Hardware(workers=0).workers == 0
 
 

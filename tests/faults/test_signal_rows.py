@@ -144,8 +144,7 @@ def test_row_33_a_stop_that_cannot_save_says_so_and_ends_the_run(command, tiny, 
     assert error.endswith("; the stop left no new checkpoint") and error in Path("run/train.log").read_text()
 
 
-def test_row_33_a_stop_that_cannot_save_ends_the_sweep(command, short, stopped_on_a_full_disk, monkeypatch):
-    monkeypatch.setattr("neo_model.config.sweep._report", lambda folder: [])  # seconds
+def test_row_33_a_stop_that_cannot_save_ends_the_sweep(command, short, stopped_on_a_full_disk):
     outcome = command("train", "-m", "seed=1,2", *short, "data/resolution=480x270", "hydra.sweep.dir=sweep")
     assert outcome.code == 143 and len(stopped_on_a_full_disk) == 1
     assert NO_ROOM in outcome.err and outcome.err.endswith("stopped: SIGTERM\n")

@@ -3,6 +3,8 @@
 import math
 import os
 import random
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -36,9 +38,19 @@ def test_bounds(bounds, inside, outside, text):
 def test_the_cores_of_a_process_that_may_not_use_all_of_a_machine(monkeypatch):
     monkeypatch.setattr(os, "cpu_count", lambda: 64)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 5}, raising=False)
-    assert num_cores() == 2
+    assert num_cores.__wrapped__() == 2
     monkeypatch.delattr(os, "sched_getaffinity")
-    assert num_cores() == 64
+    assert num_cores.__wrapped__() == 64
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity") or num_cores() < 2, reason="there is nothing to bind to")
+def test_the_cores_are_counted_before_torch_binds_the_main_thread_to_one():
+    code = "import neo_model.config.command_line, torch, os; from neo_model.utils.cores import num_cores\n"
+    code += "print(num_cores(), len(os.sched_getaffinity(0)))"
+    environment = {**os.environ, "OMP_PROC_BIND": "true", "OMP_NUM_THREADS": "2"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    counted, left = map(int, done.stdout.split())
+    assert counted == num_cores() > left
 
 
 def draw() -> list[float]:
