@@ -3,7 +3,6 @@
 import json
 import re
 from collections.abc import Iterator
-from contextlib import suppress
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -25,15 +24,24 @@ def tell_what_recipes_keep(jobs: list[tuple[list[str], DictConfig]], config_dir:
     """
     # Jobs of the same choices keep the same: a composition each would be seconds in a large sweep.
     distinct = {tuple(filter(_chooses, overrides)): (overrides, composed) for overrides, composed in jobs}
-    kept = {}
+    kept, unknown = {}, {}
     for overrides, composed in distinct.values():
-        for recipe, group, key, value in _kept(overrides, composed, config_dir):
-            groups, keys = kept.setdefault(recipe, ({}, {}))
-            groups[group], keys[key] = None, value
+        try:
+            for recipe, group, key, value in _kept(overrides, composed, config_dir):
+                groups, keys = kept.setdefault(recipe, ({}, {}))
+                groups[group], keys[key] = None, value
+        except _NotComparable as error:
+            unknown[error.args] = None
+    for recipe, *groups in unknown:
+        tell(redacted(f"note: {recipe} may keep keys of its own in the chosen {', '.join(groups)}; see --cfg job"))
     for recipe, (groups, keys) in kept.items():
         settings = ", ".join(f"{key}={_typed(value)}" for key, value in keys.items())
         remedy = "give them on the command line to change them"
         tell(redacted(f"note: {recipe} keeps {settings} over the chosen {', '.join(groups)}; {remedy}"))
+
+
+class _NotComparable(Exception):
+    """Without the recipe's own keys there is no configuration to compare; args: recipe and chosen groups."""
 
 
 def _kept(overrides: list[str], composed: DictConfig, config_dir: str | None) -> Iterator[tuple[str, str, str, Any]]:
@@ -47,12 +55,15 @@ def _kept(overrides: list[str], composed: DictConfig, config_dir: str | None) ->
         return
     chosen = {key.partition("@")[0]: choice for key, choice in composed.hydra.runtime.choices.items()}
     same = [f"{group}={chosen[group]}" for group in chosen if group not in groups and _is_choice(group, chosen[group])]
-    with suppress(UserError):  # the command line changes a key that only the recipe brings
+    recipe = recipes[-1].input_line
+    try:
         plain = compose("train", [override.input_line for override in others] + same, config_dir=config_dir)
-        for key, value in _differences(OmegaConf.to_container(composed), OmegaConf.to_container(plain)):
-            for group in groups:
-                if key.startswith(f"{group.replace('/', '.')}."):
-                    yield recipes[-1].input_line, group, key, value
+    except UserError as error:  # the command line changes a key, or a group, that only the recipe brings
+        raise _NotComparable(recipe, *groups) from error
+    for key, value in _differences(OmegaConf.to_container(composed), OmegaConf.to_container(plain)):
+        for group in groups:
+            if key.startswith(f"{group.replace('/', '.')}."):
+                yield recipe, group, key, value
 
 
 def _chooses(override: str) -> bool:

@@ -47,6 +47,16 @@ def test_a_sweep_says_it_once(command, tiny, mine, monkeypatch):
     assert outcome.err == f"note: experiments=slow keeps {kept} over the chosen schedule; {give}\n"
 
 
+def test_where_a_key_that_only_the_recipe_brings_is_changed_the_note_is_general(command, mine, tmp_path):
+    recipe = tmp_path / "mine" / "experiments" / "slow.yaml"
+    recipe.write_text("# @package _global_\nschedule: {warmup_steps: 7, extra: 1}\n")
+    outcome = command("train", *mine, "schedule=constant", "ema=none", "schedule.extra=2", "--cfg", "job")
+    assert outcome.code == 0
+    assert outcome.err == (
+        "note: experiments=slow may keep keys of its own in the chosen schedule, ema; see --cfg job\n"
+    )
+
+
 @pytest.mark.parametrize(
     "overrides",
     [["experiments=bccd_cpu"], ["ema=none"], ["experiments=overfit", "ema=none"]],
