@@ -170,7 +170,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     from neo_model.engine.checkpoint import read_checkpoint
 
     checkpoint = read_checkpoint(settings.ckpt)
-    config = restore_training_config(checkpoint["config"], others, further_keys=EVALUATION_SETTINGS)
+    config = restore_training_config(checkpoint["config"], others, further_keys=EVALUATION_SETTINGS, training=False)
     if options.cfg:
         return _print_saved(OmegaConf.merge(OmegaConf.to_container(config), settings), options)
     folder = _chosen_run_dir(composed, own)

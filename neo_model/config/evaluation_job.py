@@ -120,7 +120,7 @@ def _compared_with(own: _Evaluation, settings: DictConfig) -> "_Evaluation | Sto
         cause = "holds no evaluation and no checkpoints/best.pt" if is_folder(path) else "does not exist"
         raise UserError(f"compare={path}", cause, "give a folder of outputs/eval or outputs/train, or a checkpoint")
     checkpoint = read_checkpoint(best)
-    config = restore_training_config(checkpoint["config"])
+    config = restore_training_config(checkpoint["config"], training=False)
     # The same images on the same machine; what the network sees of them stays as it was trained.
     view = {name: config.data[name] for name in DATA_VIEW if name in config.data}
     OmegaConf.update(config, "data", {**own.config.data, **view}, merge=False)

@@ -17,7 +17,9 @@ from neo_model.utils import UserError
 DATA_VIEW = ("resolution", "augment", "fit")
 
 
-def restore_training_config(saved: dict, overrides: list[str] = (), *, further_keys: Iterable[str] = ()) -> DictConfig:
+def restore_training_config(
+    saved: dict, overrides: list[str] = (), *, further_keys: Iterable[str] = (), training: bool = True
+) -> DictConfig:
     """A saved training configuration, changed by overrides and checked.
 
     A group such as ``data/resolution=1280x720`` is composed as for training and replaces what is there; a value
@@ -27,6 +29,7 @@ def restore_training_config(saved: dict, overrides: list[str] = (), *, further_k
         saved: plain unresolved containers, from a checkpoint.
         overrides: as on the command line.
         further_keys: what else the command line takes, to suggest for a misspelt key.
+        training: whether it is to train; if not, loggers and the user's own augmentation are checked, then left out.
 
     Raises:
         UserError: one error that lists everything wrong with the overrides or the saved configuration.
@@ -39,8 +42,19 @@ def restore_training_config(saved: dict, overrides: list[str] = (), *, further_k
     for override in parsed:
         if override not in groups and (problem := _set_value(config, override, further_keys)):
             found.append(problem)
+    if not training:
+        validate_training(config, found, building=False)
+        _leave_out_what_only_trains(config)
     validate_training(config, found)
     return config
+
+
+def _leave_out_what_only_trains(config: DictConfig) -> None:
+    """Loggers, which may lack a service here, and the transforms of albumentations, each of which would be tried."""
+    config.logger = {}
+    data = OmegaConf.to_container(config.data)
+    data["augment"] = OmegaConf.to_container(config.data.augment) | {"extra": None}
+    OmegaConf.update(config, "data", data, merge=False)
 
 
 def resumed_config(run_dir: Path, overrides: list[str]) -> DictConfig:

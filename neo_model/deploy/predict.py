@@ -215,7 +215,7 @@ def _checked(config: dict) -> dict:
         if problem := mismatch(data["fit"], Fit):
             raise UserError("data.fit", *problem)
         return config
-    return restore_training_config(config)
+    return restore_training_config(config, training=False)
 
 
 def _pixels(image: Image, *, name: str) -> np.ndarray:

@@ -17,6 +17,8 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from torchvision.ops import box_iou
 
+from neo_model.config.compose import compose_node
+from neo_model.engine.checkpoint import read_checkpoint, write_checkpoint
 from neo_model.evaluation import SUMMARY_KEYS
 from tests.config.conftest import folders_of_runs
 
@@ -129,6 +131,22 @@ def test_the_configuration_to_evaluate_with_is_printed(command, trained, tmp_pat
     assert (printed.conf_threshold, printed.report, printed.debug) == (0.3, False, True)
     assert not folders_of_runs(tmp_path)
     assert "optim.lr=1: changes the checkpoint's configuration" in command("eval", best, "optim.lr=1", "--info").error
+
+
+def test_what_only_trains_is_not_built(command, trained, monkeypatch):
+    """W&B may not be set up where a run is evaluated, and a transform to be tried may take all memory."""
+    checkpoint = read_checkpoint(trained / "checkpoints" / "best.pt")
+    config = checkpoint["config"]
+    config["logger"] = compose_node("logger", "wandb")
+    config["data"]["augment"]["extra"] = {"PadIfNeeded": {"min_height": 60000, "min_width": 60000}}
+    write_checkpoint(Path("best.pt"), checkpoint)
+    monkeypatch.setattr("neo_model.data.augmenter._tried", lambda *_: pytest.fail("it is tried"))
+    monkeypatch.setenv("WANDB_MODE", "foo")
+    outcome = command("eval", "ckpt=best.pt", "hydra.run.dir=results", "report=true", "compare=best.pt")
+    assert outcome.code == 0 and Path("results/report.html").exists(), outcome.err
+    config["logger"]["wandb"]["project"] = 3
+    write_checkpoint(Path("best.pt"), checkpoint)
+    assert "logger.wandb.project" in command("eval", "ckpt=best.pt").error
 
 
 def test_limit_batches_evaluates_a_part(evaluate):
