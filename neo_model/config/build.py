@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from neo_model.config.compose import compose_collecting, compose_node, without_hydra
@@ -28,11 +29,13 @@ def build_model(name: str, *, num_classes: int) -> nn.Module:
     return build_model_from_config(compose_node("model", name), num_classes=num_classes)
 
 
-def build_model_from_config(node: dict, *, num_classes: int, pretrained_backbone: bool = False) -> nn.Module:
+def build_model_from_config(
+    node: DictConfig | dict, *, num_classes: int, pretrained_backbone: bool = False
+) -> nn.Module:
     """A detector from the ``model`` node of a configuration, such as the one in a checkpoint.
 
     Args:
-        node: plain containers.
+        node: as it is there; references are followed.
         num_classes: classes, background not counted.
         pretrained_backbone: start from the weights that ``backbone.weights`` names. Without, they are left alone: what
             is going to be loaded holds all weights, and the file may be on another machine or on the internet.
@@ -40,6 +43,8 @@ def build_model_from_config(node: dict, *, num_classes: int, pretrained_backbone
     Raises:
         UserError: the backbone's weights cannot be fetched or do not fit.
     """
+    if OmegaConf.is_config(node):
+        node = OmegaConf.to_container(node, resolve=True)
     if not pretrained_backbone and "weights" in node["backbone"]:
         node = {**node, "backbone": {**node["backbone"], "weights": None}}
     return instantiate(node, key="model", num_classes=num_classes)

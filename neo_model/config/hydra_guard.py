@@ -14,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from neo_model.config.compose import parse_overrides
 from neo_model.config.problems import raise_all
 from neo_model.config.secrets import secrets_in
-from neo_model.config.targets import TARGET, nested_targets
+from neo_model.config.targets import TARGET, nested_references, nested_targets
 from neo_model.utils import UserError
 
 PERMITTED = re.compile(r"hydra(\.run\.dir|\.sweep\.(dir|subdir)|[./](launcher|sweeper)(\..*)?)")
@@ -121,6 +121,7 @@ def _refused_in_plugin(key: str, own: DictConfig, name: str) -> Iterator[str]:
         permitted = PLUGIN_TARGETS if nested == key else NESTED_TARGETS
         if not (isinstance(target, str) and permitted.fullmatch(target)):
             yield f"{nested}.{TARGET}"
+    yield from nested_references(key, plain)  # which Hydra would follow after this look
     if plain.get("custom_search_space"):
         yield f"{key}.custom_search_space"  # a function for Optuna's sweeper to import and call
     yield from (f"{key}.{name}" for name in SHELL_KEYS if plain.get(name))

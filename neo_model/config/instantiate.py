@@ -8,7 +8,7 @@ from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 
 from neo_model.config.schema import PATH_PREFIX
-from neo_model.config.targets import TARGET, find_class, nested_targets
+from neo_model.config.targets import TARGET, find_class, nested_references, nested_targets
 from neo_model.utils import UserError
 
 
@@ -21,11 +21,16 @@ def instantiate(node: DictConfig | dict, *, key: str = "configuration", **suppli
         supplied: further arguments, such as ``num_classes``.
 
     Raises:
-        UserError: a ``_target_`` is not one of our public classes, or a constructor refuses its arguments.
+        UserError: a ``_target_`` is not one of our public classes, a text still holds a reference once all are
+            followed, or a constructor refuses its arguments.
     """
     plain = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
     for nested_key, target in nested_targets(key, plain):
         find_class(nested_key, target)
+    for nested_key in nested_references(key, plain):
+        # Hydra would follow it, after the check of what may be built: it was written with a backslash.
+        remedy = "write the value itself, without ${"
+        raise UserError(nested_key, "holds a reference that is left over when all are followed", remedy)
     if TARGET in plain:
         plain = _arguments(plain, find_class(key, plain[TARGET]))
     try:

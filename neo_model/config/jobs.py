@@ -90,9 +90,9 @@ def _refuse_saved(run_dir: Path) -> None:
 
 def _starting_model(config: DictConfig, classes: Classes, *, resume: bool) -> nn.Module:
     """The model with the weights that a new run starts from; a resumed run fills in its own."""
-    node = OmegaConf.to_container(config.model, resolve=True)
     pretrained_backbone = not resume and config.weights is None
-    model = build_model_from_config(node, num_classes=len(classes.names), pretrained_backbone=pretrained_backbone)
+    num_classes = len(classes.names)
+    model = build_model_from_config(config.model, num_classes=num_classes, pretrained_backbone=pretrained_backbone)
     if config.weights is not None and not resume:
         load_weights(model, config.weights, rehead=config.rehead, class_names=classes.names)
     return model
@@ -157,8 +157,7 @@ def trained_model(checkpoint: dict, config: DictConfig, path: str) -> nn.Module:
     Raises:
         UserError: the configuration is of another model than the weights.
     """
-    node = OmegaConf.to_container(config.model, resolve=True)
-    model = build_model_from_config(node, num_classes=len(checkpoint["classes"]["names"]))
+    model = build_model_from_config(config.model, num_classes=len(checkpoint["classes"]["names"]))
     try:
         model.load_state_dict(averaged_weights(checkpoint))
     except RuntimeError as error:

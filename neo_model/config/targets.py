@@ -44,3 +44,16 @@ def nested_targets(key: str, value: Any) -> Iterator[tuple[str, Any]]:
     elif isinstance(value, list):
         for index, entry in enumerate(value):
             yield from nested_targets(f"{key}[{index}]", entry)
+
+
+def nested_references(key: str, value: Any) -> Iterator[str]:
+    """The key of every text inside a plain value that holds a reference, names in dictionaries included."""
+    if isinstance(value, dict):
+        for name, entry in value.items():
+            yield from nested_references(key, name)
+            yield from nested_references(f"{key}.{name}", entry)
+    elif isinstance(value, list):
+        for index, entry in enumerate(value):
+            yield from nested_references(f"{key}[{index}]", entry)
+    elif isinstance(value, str) and "${" in value:
+        yield key

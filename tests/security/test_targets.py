@@ -1,9 +1,11 @@
 """``_target_`` of anything but our own public classes: refused before an import, wherever and however it is written."""
 
 import sys
+from pathlib import Path
 
 import hydra.utils
 import pytest
+import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -181,3 +183,70 @@ def test_a_target_in_the_checkpoint_given_to_eval(refused_command, canary, tmp_p
     config = changed(saved_config, "logger.evil", running(touching(canary)))
     path = checkpoint_of({"config": config}, tmp_path / "best.pt")
     assert "logger.evil._target_: 'torch.utils.collect_env.run'" in refused_command("eval", f"ckpt={path}")
+
+
+# Places of free text, by what stands there when the text is given.
+PLACES_OF_TEXT = {
+    "data.root": lambda text: text,
+    "logger.x": lambda text: {"_target_": "neo_model.engine.WandbLogger", "project": text},
+    "data.augment.extra": lambda text: {"x": [[text]]},
+}
+
+
+def escaped(times: int, canary: Path) -> str:
+    """A reference to a node that runs a command, behind as many backslashes as leave it a text that many times."""
+    node = f"{{_target_: torch.utils.collect_env.run, command: '{touching(canary)}'}}"
+    return "\\" * (2**times - 1) + f"${{oc.create:{node}}}"
+
+
+@pytest.fixture(params=PLACES_OF_TEXT)
+def place_of_text(request):
+    return request.param, PLACES_OF_TEXT[request.param]
+
+
+def test_an_escaped_reference_is_live(tmp_path):
+    hydra.utils.instantiate({"_target_": "builtins.dict", "root": escaped(0, tmp_path / "fired")})
+    assert (tmp_path / "fired").exists()
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_an_escaped_reference_in_a_checkpoint(
+    refusal, refused_command, canary, tmp_path, saved_config, place_of_text, times
+):
+    place, around = place_of_text
+    config = changed(saved_config, place, around(escaped(times, canary)))
+    config["data"]["fit"] = "${oc.select:nothing,stretch}"  # with it the detector follows all references
+    path = checkpoint_of({"config": config}, tmp_path / "run" / "checkpoints" / "last.pt")
+    assert place in refusal(lambda: load_detector(path))
+    assert place in refused_command("eval", f"ckpt={path}")
+    assert place in refused_command("train", f"resume={tmp_path / 'run'}")
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_an_escaped_reference_in_a_folder_of_configurations(refused_command, canary, tmp_path, place_of_text, times):
+    place, around = place_of_text
+    file = tmp_path / "mine" / "local" / "default.yaml"
+    file.parent.mkdir(parents=True)
+    file.write_text("# @package _global_\n" + yaml.safe_dump(changed({}, place, around(escaped(times, canary)))))
+    assert place in refused_command("train", f"--config-dir={tmp_path / 'mine'}")
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_an_escaped_reference_on_the_command_line(refused_command, canary, times):
+    text = escaped(times, canary).replace("'", "\\'")
+    assert refused_command("train", f"data.root='{text}'").startswith("error: data.root: holds a reference")
+
+
+def test_an_escaped_reference_in_a_launcher(refused_command, canary, tmp_path):
+    file = tmp_path / "mine" / "hydra" / "launcher" / "evil.yaml"
+    file.parent.mkdir(parents=True)
+    launcher = {"_target_": "hydra._internal.core_plugins.basic_launcher.BasicLauncher", "x": escaped(1, canary)}
+    file.write_text(yaml.safe_dump(launcher))
+    said = refused_command("train", "-m", "seed=1,2", f"--config-dir={tmp_path / 'mine'}", "hydra/launcher=evil")
+    assert "hydra.launcher.x: is refused" in said
+
+
+def test_a_reference_that_is_left_over(refusal):
+    """In the names of dictionaries too, and where the caller has followed references already."""
+    for extra in ({"${x}": 1}, {"x": ["a ${x}"]}):
+        assert "data.extra" in refusal(lambda extra=extra: instantiate({"extra": extra}, key="data"))
