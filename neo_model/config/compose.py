@@ -24,10 +24,12 @@ from neo_model.config import problems, schema
 from neo_model.config.user_files import check_user_files, not_yaml
 from neo_model.utils import UserError
 from neo_model.utils.signals import raise_interruption_before
+from neo_model.utils.untrusted import refuse_reference_bomb
 
 ROOT = Path(__file__).resolve().parents[2]
 CONF = ROOT / "conf"
 VERSION_BASE = "1.3"
+HYDRAS_REFERENCES = 11  # in its part of each composed configuration
 
 LAUNCHING = ("hydra", "sweep")  # top-level keys that say how runs are started; no run keeps them
 # A search space is of the sweep as well.
@@ -97,7 +99,11 @@ def compose_collecting(
     with _initialized(config_dir):
         while True:
             try:
-                return hydra.compose(name, remaining, return_hydra_config=True), found
+                config = hydra.compose(name, remaining, return_hydra_config=True)
+                if config_dir is not None:
+                    where = f"--config-dir={config_dir}"
+                    refuse_reference_bomb(where, OmegaConf.to_container(config), own=HYDRAS_REFERENCES)
+                return config, found
             except CompositionError as error:
                 raise_interruption_before(error)
                 culprit = _culprit(error, remaining)

@@ -1,5 +1,6 @@
 """Files from elsewhere that may mean harm: what can be told before their content is used."""
 
+import math
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,8 @@ from neo_model.utils.errors import UserError
 
 # A configuration of ours has some 150 entries on five levels.
 MOST_ENTRIES, DEEPEST = 10_000, 64
+# And some 5 references; at that size there may be 19.
+MOST_EXPANDED = 200_000
 REMEDY = "use a checkpoint that neo_model has written"
 
 
@@ -33,7 +36,8 @@ def refuse_bomb(path: str | Path) -> None:
 def check_plain(path: str | Path, key: str, value: Any) -> None:
     """Refuse what is no configuration: other things than texts, numbers, lists and dictionaries of texts, or too many.
 
-    A pickle can hold one list a million times over; copied out, as a configuration is, it would fill the memory.
+    A pickle can hold one list a million times over; copied out, as a configuration is, it would fill the memory. So
+    would references, see `refuse_reference_bomb`.
 
     Raises:
         UserError: naming the key.
@@ -54,6 +58,38 @@ def check_plain(path: str | Path, key: str, value: Any) -> None:
             waiting += [(f"{place}[{index}]", child, depth + 1) for index, child in enumerate(entry)]
         elif not (entry is None or isinstance(entry, str | int | float)):
             raise UserError(str(path), f"its {place} is a {type(entry).__name__}", REMEDY)
+    refuse_reference_bomb(f"{path}: its {key}", value)
+
+
+def refuse_reference_bomb(where: str, value: Any, *, own: int = 0) -> None:
+    """Refuse a configuration whose references, where they refer to each other, could multiply what it holds.
+
+    Which ones do is not known before they are followed: the worst that n of them can be is n/3 levels, each with the
+    level below three times over.
+
+    Args:
+        where: what to name in the error.
+        value: plain containers, references not followed.
+        own: how many of the references are known to do no harm.
+
+    Raises:
+        UserError: it could grow to more than ``MOST_EXPANDED`` entries; a hundred letters count as an entry.
+    """
+    size, references, waiting = 0, -own, [value]
+    while waiting:
+        entry = waiting.pop()
+        size += 1
+        if isinstance(entry, dict):
+            waiting += entry.values()
+        elif isinstance(entry, list):
+            waiting += entry
+        elif isinstance(entry, str):
+            size += len(entry) // 100
+            if "${" in entry:
+                references += entry.count("${") + len(entry) // 1000  # reading a long one takes time as well
+    # Compared as logarithms: the power of a million references is no float.
+    if references > 0 and math.log(max(size, 100)) + references / 3 * math.log(3) > math.log(MOST_EXPANDED):
+        raise UserError(where, f"has too many references ({references + own})", "write values out in place of ${...}")
 
 
 def check_classes_entry(path: str | Path, classes: Any) -> None:

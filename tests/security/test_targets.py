@@ -250,3 +250,25 @@ def test_a_reference_that_is_left_over(refusal):
     """In the names of dictionaries too, and where the caller has followed references already."""
     for extra in ({"${x}": 1}, {"x": ["a ${x}"]}):
         assert "data.extra" in refusal(lambda extra=extra: instantiate({"extra": extra}, key="data"))
+
+
+BOMBS = {
+    "of nodes": lambda key: {"a": f"${{{key}}}", "b": f"${{{key}}}"},
+    "of texts": lambda key: f"${{{key}}}${{{key}}}",
+}
+
+
+@pytest.mark.parametrize("shape", BOMBS)
+def test_a_bomb_of_references(refusal, refused_command, tmp_path, saved_config, shape):
+    """Each level is the one below twice over: 2^30 in all, which no test would see the end of."""
+    levels = {f"x{level + 1}": BOMBS[shape](f"data.augment.extra.x{level}") for level in range(30)}
+    config = changed(saved_config, "data.augment.extra", {"x0": "x", **levels})
+    path = checkpoint_of({"config": config}, tmp_path / "run" / "checkpoints" / "last.pt")
+    said = "has too many references (60)"
+    assert said in refusal(lambda: load_detector(path))
+    assert said in refused_command("eval", f"ckpt={path}")
+    assert "run" in refused_command("train", f"resume={tmp_path / 'run'}")
+    file = tmp_path / "mine" / "local" / "default.yaml"
+    file.parent.mkdir(parents=True)
+    file.write_text("# @package _global_\n" + yaml.safe_dump({"data": {"augment": {"extra": levels}}}))
+    assert "has too many references" in refused_command("train", f"--config-dir={tmp_path / 'mine'}")
