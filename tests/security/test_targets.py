@@ -217,8 +217,9 @@ def test_an_escaped_reference_in_a_checkpoint(
     config = changed(saved_config, place, around(escaped(times, canary)))
     config["data"]["fit"] = "${oc.select:nothing,stretch}"  # with it the detector follows all references
     path = checkpoint_of({"config": config}, tmp_path / "run" / "checkpoints" / "last.pt")
-    refusal(lambda: load_detector(path))  # it has no use for loggers: refused for what else is wrong
-    assert place in refused_command("eval", f"ckpt={path}")
+    if place != "logger.x":  # loggers are built for training only
+        assert place in refusal(lambda: load_detector(path))
+        assert place in refused_command("eval", f"ckpt={path}")
     assert place in refused_command("train", f"resume={tmp_path / 'run'}")
 
 
