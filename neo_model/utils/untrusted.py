@@ -1,6 +1,7 @@
 """Files from elsewhere that may mean harm: what can be told before their content is used."""
 
 import math
+import re
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ from neo_model.utils.errors import UserError
 MOST_ENTRIES, DEEPEST = 10_000, 64
 # And some 5 references; at that size there may be 19.
 MOST_EXPANDED = 200_000
+# `oc.create` reads a text as YAML, whose aliases multiply what no count of references shows; its name may be put together.
+MAKES_STRUCTURES = re.compile(r"oc\.create|\$\{[^:}]*\$\{")
 REMEDY = "use a checkpoint that neo_model has written"
 
 
@@ -73,7 +76,8 @@ def refuse_reference_bomb(where: str, value: Any, *, own: int = 0) -> None:
         own: how many of the references are known to do no harm.
 
     Raises:
-        UserError: it could grow to more than ``MOST_EXPANDED`` entries; a hundred letters count as an entry.
+        UserError: it could grow to more than ``MOST_EXPANDED`` entries, a hundred letters counted as an entry, or has a
+            reference that makes structures.
     """
     size, references, waiting = 0, -own, [value]
     while waiting:
@@ -86,6 +90,9 @@ def refuse_reference_bomb(where: str, value: Any, *, own: int = 0) -> None:
         elif isinstance(entry, str):
             size += len(entry) // 100
             if "${" in entry:
+                if MAKES_STRUCTURES.search(entry):
+                    cause = "has a reference that makes structures of text (oc.create) or has a name put together"
+                    raise UserError(where, cause, "write the values themselves")
                 references += entry.count("${") + len(entry) // 1000  # reading a long one takes time as well
     # Compared as logarithms: the power of a million references is no float.
     if references > 0 and math.log(max(size, 100)) + references / 3 * math.log(3) > math.log(MOST_EXPANDED):

@@ -215,12 +215,10 @@ def test_an_escaped_reference_in_a_checkpoint(
 ):
     place, around = place_of_text
     config = changed(saved_config, place, around(escaped(times, canary)))
-    config["data"]["fit"] = "${oc.select:nothing,stretch}"  # with it the detector follows all references
     path = checkpoint_of({"config": config}, tmp_path / "run" / "checkpoints" / "last.pt")
-    if place != "logger.x":  # loggers are built for training only
-        assert place in refusal(lambda: load_detector(path))
-        assert place in refused_command("eval", f"ckpt={path}")
-    assert place in refused_command("train", f"resume={tmp_path / 'run'}")
+    assert "oc.create" in refusal(lambda: load_detector(path))
+    assert "oc.create" in refused_command("eval", f"ckpt={path}")
+    assert "oc.create" in refused_command("train", f"resume={tmp_path / 'run'}")
 
 
 @pytest.mark.parametrize("times", [1, 2])
@@ -229,7 +227,7 @@ def test_an_escaped_reference_in_a_folder_of_configurations(refused_command, can
     file = tmp_path / "mine" / "local" / "default.yaml"
     file.parent.mkdir(parents=True)
     file.write_text("# @package _global_\n" + yaml.safe_dump(changed({}, place, around(escaped(times, canary)))))
-    assert place in refused_command("train", f"--config-dir={tmp_path / 'mine'}")
+    assert "oc.create" in refused_command("train", f"--config-dir={tmp_path / 'mine'}")
 
 
 @pytest.mark.parametrize("times", [1, 2])
@@ -244,13 +242,29 @@ def test_an_escaped_reference_in_a_launcher(refused_command, canary, tmp_path):
     launcher = {"_target_": "hydra._internal.core_plugins.basic_launcher.BasicLauncher", "x": escaped(1, canary)}
     file.write_text(yaml.safe_dump(launcher))
     said = refused_command("train", "-m", "seed=1,2", f"--config-dir={tmp_path / 'mine'}", "hydra/launcher=evil")
-    assert "hydra.launcher.x: is refused" in said
+    assert "oc.create" in said
 
 
 def test_a_reference_that_is_left_over(refusal):
     """In the names of dictionaries too, and where the caller has followed references already."""
     for extra in ({"${x}": 1}, {"x": ["a ${x}"]}):
         assert "data.extra" in refusal(lambda extra=extra: instantiate({"extra": extra}, key="data"))
+
+
+BUILDERS = {
+    "of YAML": "${oc.create:'a: &a [1, 1, 1]\nb: [*a, *a, *a]'}",
+    "by a name in pieces": "${${create}:'a: &a [1, 1, 1]\nb: [*a, *a, *a]'}",
+    "by a name behind a dot": "${oc.${end}:'a: &a [1, 1, 1]\nb: [*a, *a, *a]'}",
+}
+
+
+@pytest.mark.parametrize("builder", BUILDERS)
+def test_a_reference_that_makes_structures_in_a_checkpoint(refusal, refused_command, tmp_path, saved_config, builder):
+    """YAML's aliases would multiply them past every count of entries and references."""
+    added = {"create": "oc.create", "end": "create", "x": BUILDERS[builder]}
+    path = checkpoint_of({"config": {**saved_config, **added}}, tmp_path / "best.pt")
+    assert "oc.create" in refusal(lambda: load_detector(path))
+    assert "oc.create" in refused_command("eval", f"ckpt={path}")
 
 
 BOMBS = {
