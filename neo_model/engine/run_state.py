@@ -36,20 +36,23 @@ def restore(path: Path, content: dict, learner: Learner, progress: Progress, ste
     """Put both states of a checkpoint back, and its progress.
 
     Raises:
-        UserError: it holds weights only, those of another model, part of an epoch of another length, or states that
-            lack something or do not fit.
+        UserError: it holds weights only, those of another model, no average of them where the run has one, part of an
+            epoch of another length, or states that lack something or do not fit.
     """
     if "optimizer" not in content:
         raise UserError(str(path), "holds weights only", "resume from the run's folder, which has last.pt")
+    if (learner.ema is None) != (content["ema"] is None):
+        cause = "its ema is missing" if content["ema"] is None else "has an ema, which this run is without"
+        raise UserError(str(path), cause, REMEDY)
     try:
         learner.model.load_state_dict(content["model"])
-        if learner.ema is not None and content["ema"] is not None:
+        if learner.ema is not None:
             learner.ema.module.load_state_dict(content["ema"]["module"])
     except RuntimeError as error:
         if is_out_of_memory(error):
             raise
         raise UserError(str(path), "holds the weights of another model", REMEDY) from error
-    if learner.ema is not None and content["ema"] is not None:
+    if learner.ema is not None:
         with telling_of_misfit(path, "ema"):
             learner.ema.n_averaged.copy_(content["ema"]["n_averaged"])
     with telling_of_misfit(path, "optimizer"):

@@ -418,6 +418,22 @@ def test_a_checkpoint_whose_states_lack_something_or_do_not_fit_is_refused_by_en
     assert said.endswith("); go on with another checkpoint of the run, or start a new run with weights=FILE")
 
 
+@pytest.mark.parametrize(
+    ("ema", "spoil", "cause"),
+    [
+        (0.9, lambda content: content.pop("ema"), "its ema is missing"),
+        (0.9, lambda content: content.update(ema=None), "its ema is missing"),
+        (0.0, lambda content: None, "has an ema, which this run is without"),
+    ],
+)
+def test_no_average_is_begun_anew_or_dropped_at_a_resume(make_runner, saved, ema, spoil, cause):
+    spoil(saved)
+    runner = make_runner(epochs=1, ema=ema)
+    torch.save(saved, runner.checkpoints.last)
+    with pytest.raises(UserError, match=f"last.pt: {cause}; go on with another checkpoint of the run"):
+        runner.restore()
+
+
 def test_memory_that_runs_out_while_a_checkpoint_is_taken_over_is_no_fault_of_the_file(make_runner, saved, monkeypatch):
     def fill(*_):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
