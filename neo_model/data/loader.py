@@ -95,8 +95,8 @@ class TrainLoader:
         return self._damage.file_names()
 
     def restore_bad_images(self, file_names: list[str]) -> None:
-        """Go on counting after those of a checkpoint."""
-        self._damage.restore(file_names)
+        """Go on counting after those of a checkpoint; raises ``ValueError`` where they are not of this data set."""
+        self._damage.restore(file_names, map(self._dataset.path, range(len(self._dataset))))
 
     def has_one_size(self, epoch: int) -> bool:
         """Whether all batches of this epoch have the same width and height."""

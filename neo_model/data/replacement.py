@@ -1,7 +1,7 @@
 """Another image in the place of a damaged one, so that one bad file among many does not end a training run."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -87,9 +87,21 @@ class DamageCount:
         """The files in order of discovery, relative to the image folder, which may have moved when a run is resumed."""
         return [Path(path).relative_to(self._folder).as_posix() for path in self._files]
 
-    def restore(self, file_names: list[str]) -> None:
-        """Take up the count of a run that is resumed, without the images that have been made whole since."""
+    def restore(self, file_names: list[str], files: Iterable[Path]) -> None:
+        """Take up the count of a run that is resumed, without the images that have been made whole since.
+
+        Args:
+            file_names: what ``file_names`` gave; from a checkpoint, which may hold anything.
+            files: the training images, the only files that are opened.
+
+        Raises:
+            ValueError: there are others among them, or things that are no names.
+        """
+        if not (isinstance(file_names, list) and all(isinstance(name, str) for name in file_names)):
+            raise ValueError("it is no list of file names")
         paths = [self._folder / name for name in file_names]
+        if strangers := set(paths).difference(files if paths else []):
+            raise ValueError(f"{str(min(strangers))!r} is no training image")
         self._files = {str(path): None for path in paths if _is_damaged(path)}
 
 

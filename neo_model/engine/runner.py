@@ -290,7 +290,8 @@ class Runner:
                 compare(path, content["circumstances"], self._circumstances)
         progress, scheduler = self.progress, self.learner.scheduler
         restore(path, content, self.learner, progress, self.steps_per_epoch)
-        self.train_loader.restore_bad_images(content.get("bad_images", []))  # checkpoints of old have none
+        with telling_of_misfit(path, "bad_images"):
+            self.train_loader.restore_bad_images(content.get("bad_images", []))  # checkpoints of old have none
         if scheduler.last_epoch != content["scheduler"]["last_epoch"]:
             self.total_steps += progress.step - scheduler.last_epoch
         self._resumed = self.metrics_file.rewind(progress.step, self._epochs_done(), unevaluated=progress.unevaluated)

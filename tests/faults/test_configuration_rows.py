@@ -215,6 +215,28 @@ def test_row_27_a_checkpoint_whose_optimizer_is_another_one(command, run_of_a_st
     assert ended.err.splitlines()[-1].startswith(said)
 
 
+@pytest.mark.parametrize(
+    ("bad_images", "reason"),
+    [
+        (["/dev/zero"], "'/dev/zero' is no training image"),
+        (["../x"], "/../x' is no training image"),
+        (["\0"], "' is no training image"),
+        ([3], "it is no list of file names"),
+        (3, "it is no list of file names"),
+    ],
+)
+def test_row_27_a_checkpoint_whose_damaged_images_are_not_of_the_data_opens_no_file(
+    command, run_of_a_step, bad_images, reason
+):
+    shutil.copytree(run_of_a_step, "resumed")
+    torch.save(last("resumed") | {"bad_images": bad_images}, "resumed/checkpoints/last.pt")
+    ended = command("train", "resume=resumed", "epochs=2")
+    assert ended.code == 2 and "Traceback" not in ended.err
+    error = ended.err.splitlines()[-1]
+    assert error.startswith("error: resumed/checkpoints/last.pt: its bad_images cannot be gone on with (")
+    assert f"{reason}); go on with another checkpoint" in error
+
+
 def test_row_27_weights_of_another_model(command, refused, run_of_a_step, tiny):
     best = run_of_a_step / "checkpoints" / "best.pt"
     error = refused("eval", f"ckpt={best}", "model=rtdetr_r18")
