@@ -1,5 +1,6 @@
 """Everything that decides how a run goes on, to and from plain containers and tensors."""
 
+import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -60,7 +61,8 @@ def restore(path: Path, content: dict, learner: Learner, progress: Progress, ste
     with telling_of_misfit(path, "scaler"):
         if content["scaler"]:  # empty of a precision that needs none: another one's starts afresh
             learner.scaler.load_state_dict(content["scaler"])
-    progress.__dict__.update(content["progress"])
+    with telling_of_misfit(path, "progress"):
+        _restore_progress(content["progress"], progress)
     with telling_of_misfit(path, "scheduler"):
         _restore_schedule(path, content["scheduler"], learner, progress, steps_per_epoch)
     with telling_of_misfit(path, "random"):
@@ -77,6 +79,16 @@ def telling_of_misfit(path: Path, entry: str) -> Iterator[None]:
             raise
         reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
         raise UserError(str(path), f"its {entry} cannot be gone on with ({reason})", REMEDY) from error
+
+
+def _restore_progress(saved: dict, progress: Progress) -> None:
+    """Take over all that ``Progress`` has, and nothing else; what a checkpoint of old has not is as at the start."""
+    found = Progress(**saved)
+    for field in dataclasses.fields(found):
+        value = getattr(found, field.name)
+        if type(value) is not field.type:
+            raise TypeError(f"{field.name} is {value!r}")
+        setattr(progress, field.name, value)
 
 
 def _restore_schedule(

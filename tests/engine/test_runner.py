@@ -396,6 +396,8 @@ SPOILT = {
     "ema": lambda content: content["ema"].pop("n_averaged"),
     "scheduler ": lambda content: content["scheduler"].pop("steps_per_epoch"),
     "random ": lambda content: content.update(random=[]),
+    "progress": lambda content: content["progress"].update(state_dict=3),
+    "progress ": lambda content: content["progress"].update(best_ap=True),
 }
 
 
