@@ -21,6 +21,7 @@ END_LENGTH, COMMENT_LENGTH = 22, struct.Struct("<H")
 LONGEST_COMMENT = 2**16 - 1
 BEFORE_DIGEST, DIGEST_LENGTH, AFTER_DIGEST = b'"sha256": "', 64, b'"}'
 PIECE = 2**22
+OTHER_COPY = "use another copy, or an older checkpoint beside it"
 
 
 class DamagedFile(UserError):
@@ -143,8 +144,11 @@ def check_seal(path: str | Path) -> dict | None:
         found, said = _digest(file, size - after), comment[digest_at:][:DIGEST_LENGTH].decode(errors="replace")
     if (found, AFTER_DIGEST) != (said, comment[digest_at:][DIGEST_LENGTH:]):
         cause = f"is damaged (its SHA-256 is {found[:12]}..., not {said[:12]}... as written in it)"
-        raise DamagedFile(str(path), cause, "use another copy, or an older checkpoint beside it")
-    return json.loads(comment)
+        raise DamagedFile(str(path), cause, OTHER_COPY)
+    try:
+        return json.loads(comment)
+    except (ValueError, RecursionError) as error:  # somebody has made the digest anew
+        raise DamagedFile(str(path), "is damaged (its seal is no JSON)", OTHER_COPY) from error
 
 
 def _digest(file: BinaryIO, size: int) -> str:

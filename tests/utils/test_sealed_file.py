@@ -58,6 +58,16 @@ def test_what_is_appended_is_found_and_a_file_without_seal_has_none(sealed, tmp_
     assert check_seal(tmp_path / "plain.pt") is None
 
 
+@pytest.mark.parametrize("start", [b"not {", b"\xff", b"[" * 50_000])
+def test_a_true_digest_without_json_around_it_is_damage_too(sealed, start):
+    whole = sealed.read_bytes()
+    comment = start + b'"sha256": "'
+    head = whole[: whole.rindex(b"PK\x05\x06") + 20] + (len(comment) + 66).to_bytes(2, "little") + comment
+    sealed.write_bytes(head + hashlib.sha256(head).hexdigest().encode() + b'"}')
+    with pytest.raises(DamagedFile, match=r"small.pt: is damaged \(its seal is no JSON\); use another copy"):
+        check_seal(sealed)
+
+
 def test_only_archives_are_sealed(tmp_path):
     with pytest.raises(RuntimeError, match="ZIP"):
         write_sealed(tmp_path / "a", lambda file: file.write(b"text"), FACTS)
