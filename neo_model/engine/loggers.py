@@ -7,6 +7,7 @@ TensorBoard and W&B are imported at ``start``, since they take seconds.
 import json
 import logging
 import os
+import re
 import secrets
 import shlex
 import threading
@@ -28,6 +29,7 @@ COMPARED_KEYS = (
     *("epochs", "seed", "model.", "optim.", "schedule.", "ema.", "data.name", "data.fit", "data.resolution."),
     *("data.augment.", "hardware.batch_size", "hardware.accumulate", "hardware.precision"),
 )
+OWN_ID = re.compile("[0-9a-f]{12}")
 HISTOGRAM_EDGES = np.linspace(0, 1, 21)
 WANDB_MODES = ("online", "offline", "shared", "disabled", "dryrun", "run")  # all that W&B's own variable may say
 UPLOAD_SECONDS = 60  # for what W&B has not uploaded by the end of a run: without a network it would wait for ever
@@ -210,8 +212,10 @@ class WandbLogger(Logger):
         import wandb
 
         id_file = run_dir / "wandb_id.txt"
-        run_id = id_file.read_text().strip() if resumed is not None and id_file.exists() else ""
-        if not run_id:  # also where a full disk has left an empty file, which W&B would refuse ever after
+        run_id = ""
+        if resumed is not None and id_file.exists():
+            run_id = id_file.read_text(errors="replace").strip()
+        if not OWN_ID.fullmatch(run_id):  # also where a bad disk has emptied or spoilt the file, which W&B would refuse
             run_id = secrets.token_hex(6)
             write_whole(id_file, run_id)
         self._run = wandb.init(

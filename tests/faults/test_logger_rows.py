@@ -216,15 +216,16 @@ def test_row_37_wandb_on_a_disk_that_is_full_once_is_back_after_a_resume(tmp_pat
     assert server.ids == [(tmp_path / "wandb_id.txt").read_text()] * 2
 
 
-def test_row_37_an_empty_wandb_id_of_an_earlier_full_disk_is_replaced(tmp_path, monkeypatch, caplog):
+@pytest.mark.parametrize("left", [b"", b"0123456789a\xff", b"0123456789", b"no/id\0"])
+def test_row_37_a_wandb_id_that_a_bad_disk_has_emptied_or_spoilt_is_replaced(tmp_path, monkeypatch, caplog, left):
     server = FakeWandb(monkeypatch)
-    (tmp_path / "wandb_id.txt").write_text("")
+    (tmp_path / "wandb_id.txt").write_bytes(left)
     logger = WandbLogger(project="neo_model")
     logger.start(tmp_path, CONFIG, Rewound(2, []))
     logger.scalars(2, 0, {"train/loss": 1.0})
     logger.close()
     assert caplog.records == [] and list(server.rows) == [2]
-    assert server.ids == [(tmp_path / "wandb_id.txt").read_text()]
+    assert server.ids == [(tmp_path / "wandb_id.txt").read_text()] and len(server.ids[0]) == 12
 
 
 def wandb_run(tmp_path, resumed: Rewound | None) -> WandbLogger:
