@@ -182,10 +182,12 @@ class Runner:
             if stop.signal_number is not None:
                 self.save()
                 raise Interrupted(stop.signal_number)
-            if self._is_save_due(stop) and progress.batch < self.batches_per_epoch:
+            asked = stop.save_asked
+            if asked:
+                stop.save_asked = False  # now: a wish that comes while this one is granted is another one
+            if asked or (self._is_save_due(stop) and progress.batch < self.batches_per_epoch):
                 self.save()
-            if stop.save_asked:
-                stop.save_asked = False
+            if asked:
                 log.info("saved %s at step %d", self.checkpoints.last, progress.step)
         self.showing.matches()
 

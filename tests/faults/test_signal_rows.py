@@ -38,6 +38,31 @@ def test_row_33_asked_to_save_a_run_saves_and_goes_on(command, tiny, monkeypatch
     assert "saved run/checkpoints/last.pt at step 2\n" in outcome.err
 
 
+def test_row_33_each_wish_to_save_is_acknowledged_after_a_save_of_its_own(make_runner, scripted_ap, monkeypatch):
+    """One comes in the last step of an epoch, another one while a checkpoint is being written."""
+    scripted_ap(0.1, 0.2)
+    runner, save, seen = make_runner(epochs=2), Runner.save, []
+    monkeypatch.setattr("neo_model.engine.runner.log.info", lambda said, *values: seen.append((said[:5], values[-1])))
+    step = StepRecorder.__call__
+
+    def step_and_ask(recorder, report):
+        step(recorder, report)
+        if runner.progress.step == 4:
+            signal.raise_signal(signal.SIGUSR1)
+
+    def save_and_ask(runner):
+        save(runner)
+        seen.append(("write", runner.progress.step))
+        if seen.count(("write", 4)) == 1 and runner.progress.step == 4:
+            signal.raise_signal(signal.SIGUSR1)
+
+    monkeypatch.setattr(StepRecorder, "__call__", step_and_ask)
+    monkeypatch.setattr(Runner, "save", save_and_ask)
+    runner.run()
+    before = {step: seen[index - 1] for index, (what, step) in enumerate(seen) if what == "saved"}
+    assert before == {4: ("write", 4), 5: ("write", 5)}
+
+
 def in_c_code() -> None:
     """Minutes, in which no handler of Python's is run."""
     hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)
