@@ -12,6 +12,7 @@ from tqdm import tqdm
 from neo_model.config.instantiate import instantiate
 from neo_model.config.jobs import telling_what_helps, title_of, trained_model
 from neo_model.config.restore import DATA_VIEW, restore_training_config
+from neo_model.config.secrets import redacted
 from neo_model.data import DetectionData
 from neo_model.engine import EvaluationPlan, evaluate, inference_form
 from neo_model.engine.checkpoint import check_classes, read_checkpoint
@@ -143,7 +144,7 @@ def _write_report(
     compared_with = None
     if other is not None:
         evaluator, other_metrics = _other_figures(own, metrics, other, arrays.image_ids)
-        compared_with = analyse(compared, other_metrics, evaluator.arrays(only_seen=own.only_seen), sizes_wh)
+        compared_with = analyse(redacted(compared), other_metrics, evaluator.arrays(only_seen=own.only_seen), sizes_wh)
     path = run_dir / REPORT_FILE
     write_evaluation_report(
         path, facts=_facts(own, arrays), images=images, own=analyse("this evaluation", metrics, arrays, sizes_wh),
@@ -167,7 +168,7 @@ def _facts(own: _Evaluation, arrays) -> dict[str, str]:
     """What was evaluated on what, by label."""
     progress = own.checkpoint.get("progress", {})
     facts = {
-        "checkpoint": own.path,
+        "checkpoint": redacted(own.path),
         "epoch": str(progress["epoch"]) if "epoch" in progress else "",
         "images": f"{len(arrays.image_ids):,}",
         "part": own.part(),

@@ -14,6 +14,7 @@ from torch import nn
 from neo_model.config.build import build_model_from_config
 from neo_model.config.instantiate import instantiate
 from neo_model.config.run_log import LogFile, run_log
+from neo_model.config.secrets import redacted
 from neo_model.config.targets import TARGET
 from neo_model.data import Classes, DetectionData
 from neo_model.data.workers import telling_of_lost_workers
@@ -61,7 +62,7 @@ def train_job(config: DictConfig, open_folder: Callable[[], Path], *, resume: bo
         file_log.setTarget(LogFile(run_dir / "train.log"))
         if not resume:
             write_whole(run_dir / "config.yaml", OmegaConf.to_yaml(config))
-        write_whole(run_dir / "data_findings.json", json.dumps(data.findings(), indent=2) + "\n")
+        write_whole(run_dir / "data_findings.json", redacted(json.dumps(data.findings(), indent=2)) + "\n")
         runner = _runner(config, model, data, run_dir)
         log.info("%s, %d classes, %s", title_of(config), len(data.classes.names), runner.hardware)
         if resume:

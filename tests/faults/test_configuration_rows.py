@@ -282,3 +282,21 @@ def test_row_29_what_comes_from_the_environment_is_in_no_file(command, refused, 
     assert outcome.code == 0 and secret not in outcome.out + outcome.err
     for path in Path("run").rglob("*"):
         assert path.is_dir() or secret.encode() not in path.read_bytes(), path
+
+
+def test_row_29_a_data_folder_named_by_the_environment_is_in_no_finding_and_no_report(command, make_coco, monkeypatch):
+    secret = "0123456789abcdef0123"
+    monkeypatch.setenv("MY_SECRET_TOKEN", secret)
+    path = make_coco(secret, ["crate"]) / "instances_train.json"
+    content = json.loads(path.read_text())
+    content["annotations"][0]["id"] = 0
+    write_json(path, content)
+    root = f"{path.parents[1]}/${{oc.env:MY_SECRET_TOKEN}}"
+    outcomes = [command("train", *custom(root), "limit_batches=1", "hydra.run.dir=run")]
+    shutil.copytree("run", f"moved/{secret}")
+    outcomes += [command("eval", f"ckpt=moved/{secret}/checkpoints/best.pt", "report=true", "hydra.run.dir=evaluated")]
+    for outcome in outcomes:
+        assert outcome.code == 0 and secret not in outcome.out + outcome.err, outcome.err
+    assert f'"where": "{path.parents[1]}/$MY_SECRET_TOKEN/' in Path("run", "data_findings.json").read_text()
+    for path in [*Path("run").rglob("*"), *Path("evaluated").rglob("*")]:
+        assert path.is_dir() or secret.encode() not in path.read_bytes(), path
