@@ -3,6 +3,7 @@
 Decoding is two thirds of what a sample costs at 1920x1080. The price is memory or disk: 6.2 MB an image of that size.
 """
 
+import fcntl
 import hashlib
 import json
 import logging
@@ -10,8 +11,9 @@ import mmap
 import os
 import shutil
 import tempfile
+from contextlib import suppress
 from pathlib import Path
-from typing import Literal
+from typing import BinaryIO, Literal
 
 import numpy as np
 
@@ -28,6 +30,7 @@ FORMAT = 1
 # The training itself needs memory, and the kernel some for the files it reads.
 LARGEST_PART_OF_RAM = 0.8
 PAGE = mmap.PAGESIZE
+UNFINISHED = ".unfinished-"
 
 
 class ImageCache:
@@ -130,6 +133,7 @@ def _on_disk(path: Path, size: int, num_images: int) -> mmap.mmap:
     try:
         if not path.is_file() or path.stat().st_size != size:
             path.parent.mkdir(parents=True, exist_ok=True)
+            _remove_unfinished(path.parent)
             free = shutil.disk_usage(path.parent).free
             if size > free:
                 raise _too_large("disk", size, num_images, f"{_gigabytes(free)} are free in {path.parent}")
@@ -143,17 +147,36 @@ def _on_disk(path: Path, size: int, num_images: int) -> mmap.mmap:
 
 def _make_file(path: Path, size: int) -> None:
     """All its blocks at once: a disk that fills up later would kill whoever writes to the mapping."""
-    handle, unfinished = tempfile.mkstemp(prefix=".unfinished-", dir=path.parent)
+    handle, unfinished = tempfile.mkstemp(prefix=UNFINISHED, dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as file:
+            _lock(file)
             if hasattr(os, "posix_fallocate"):
                 os.posix_fallocate(file.fileno(), 0, size)
             else:
                 file.truncate(size)
         os.replace(unfinished, path)
-    except OSError:
-        os.unlink(unfinished)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(unfinished)
         raise
+
+
+def _remove_unfinished(folder: Path) -> None:
+    """Remove what a process killed while it made a file has left; one that is still at it holds the file's lock."""
+    for unfinished in folder.glob(f"{UNFINISHED}*"):
+        with suppress(OSError), unfinished.open("r+b") as file:
+            if _lock(file):
+                unfinished.unlink()
+
+
+def _lock(file: BinaryIO) -> bool:
+    """Take a file's lock; the kernel takes it away when this process ends in whatever way."""
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:  # another process has it, or the disk has no locks
+        return False
+    return True
 
 
 def _key(files: list[Path], source_sizes_wh: np.ndarray, sizes_wh: np.ndarray) -> str:

@@ -3,6 +3,8 @@
 import mmap
 import os
 import shutil
+import subprocess
+import sys
 
 import cv2
 import numpy as np
@@ -176,6 +178,33 @@ def test_too_little_memory_or_disk_is_said_before_training(make_data, monkeypatc
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(10**9, 10**9, 5000))
     with pytest.raises(UserError, match=r"data.cache=disk: 7 decoded .* are free in .*NEO_MODEL_CACHE"):
         make_data(None, LARGE, cache="disk").train_dataset()
+
+
+HOLD = "import fcntl, sys; f = open(sys.argv[1], 'r+b'); fcntl.lockf(f, fcntl.LOCK_EX); print(flush=True); input()"
+
+
+def test_an_interrupted_run_leaves_no_unfinished_file_and_the_next_removes_a_killed_ones(
+    make_data, cache_folder, monkeypatch
+):
+    cache_folder.mkdir(parents=True)
+    of_a_killed, of_another = cache_folder / ".unfinished-a", cache_folder / ".unfinished-b"
+    of_a_killed.write_bytes(b"a")
+    of_another.write_bytes(b"b")
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", HOLD, of_another], **pipes) as other:
+        other.stdout.readline()
+
+        def interrupt(*_):
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "posix_fallocate", interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                make_data(None, LARGE, cache="disk").train_dataset()
+        assert list(cache_folder.iterdir()) == [of_another]
+        make_data(None, LARGE, cache="disk").train_dataset()
+        assert of_another.exists() and len(list(cache_folder.glob("*.rgb"))) == 1
+        other.stdin.write(b"\n")
 
 
 def test_a_folder_that_cannot_be_made_is_named(make_data, cache_folder):
