@@ -1,4 +1,4 @@
-"""What the bytes of a JPEG or PNG file say before any pixel is decoded: its size, and whether all of it is there.
+"""What the bytes of an image file say before any pixel is decoded: its size, and whether all of a JPEG or PNG is there.
 
 OpenCV decodes a JPEG that breaks off at any byte to a full image, grey from there on, without a word.
 """
@@ -15,6 +15,9 @@ PNG_START, PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB\x60\x82"
 JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 JPEG_SCAN = 0xDA
 PNG_CHUNK = struct.Struct(">I4s")
+BMP_START, BMP_OLDEST_HEADER = b"BM", 12
+TIFF_STARTS = {b"II*\0": "<", b"MM\0*": ">"}  # and the order of its bytes
+TIFF_WIDTH, TIFF_HEIGHT, TIFF_TYPES = 256, 257, {3: "H", 4: "I"}
 
 
 def size_wh(encoded: Encoded) -> tuple[int, int] | None:
@@ -25,6 +28,15 @@ def size_wh(encoded: Encoded) -> tuple[int, int] | None:
         return struct.unpack(">II", header[4:12]) if is_whole else None
     if encoded[:3] == JPEG_START:
         return _jpeg_header(encoded)[0]
+    try:
+        if encoded[:2] == BMP_START:
+            return _bmp_size(encoded)
+        if encoded[:4] == b"RIFF" and encoded[8:12] == b"WEBP":
+            return _webp_size(encoded)
+        if encoded[:4] in TIFF_STARTS:
+            return _tiff_size(encoded, TIFF_STARTS[encoded[:4]])
+    except struct.error:  # it breaks off
+        pass
     return None
 
 
@@ -84,6 +96,37 @@ def _jpeg_header(encoded: Encoded) -> tuple[tuple[int, int] | None, int | None]:
         (length,) = struct.unpack(">H", encoded[position + 2 : position + 4])
         position += 2 + length
     return size, None
+
+
+def _bmp_size(encoded: Encoded) -> tuple[int, int]:
+    (header_bytes,) = struct.unpack_from("<I", encoded, 14)
+    width, height = struct.unpack_from("<HH" if header_bytes == BMP_OLDEST_HEADER else "<ii", encoded, 18)
+    return width, abs(height)  # negative where the first row is the top one
+
+
+def _webp_size(encoded: Encoded) -> tuple[int, int] | None:
+    kind, fields = bytes(encoded[12:16]), bytes(encoded[20:30]).ljust(10, b"\0")
+    if kind == b"VP8X":
+        return 1 + int.from_bytes(fields[4:7], "little"), 1 + int.from_bytes(fields[7:10], "little")
+    if kind == b"VP8L":
+        bits = int.from_bytes(fields[1:5], "little")
+        return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
+    if kind == b"VP8 ":
+        width, height = struct.unpack("<HH", fields[6:])
+        return width & 0x3FFF, height & 0x3FFF
+    return None
+
+
+def _tiff_size(encoded: Encoded, order: str) -> tuple[int, int] | None:
+    """By its first directory, whose image is the one that is decoded."""
+    (start,) = struct.unpack_from(f"{order}I", encoded, 4)
+    (entries,) = struct.unpack_from(f"{order}H", encoded, start)
+    sides = {}
+    for place in range(start + 2, start + 2 + 12 * entries, 12):
+        tag, kind = struct.unpack_from(f"{order}HH", encoded, place)
+        if tag in (TIFF_WIDTH, TIFF_HEIGHT) and kind in TIFF_TYPES:
+            (sides[tag],) = struct.unpack_from(order + TIFF_TYPES[kind], encoded, place + 8)
+    return (sides[TIFF_WIDTH], sides[TIFF_HEIGHT]) if len(sides) == 2 else None
 
 
 def _wrong_chunk(encoded: Encoded) -> str | None:

@@ -1,5 +1,6 @@
 """Rows 1, 5 to 7 and 19 of the README's table of faults: which image files there are, and of what kind and size."""
 
+import contextlib
 import errno
 import os
 import struct
@@ -12,7 +13,7 @@ import pytest
 from PIL import Image
 
 from neo_model.data.coco import read_coco
-from neo_model.data.image_files import DamagedImage, check_images, examine_folder, load_image
+from neo_model.data.image_files import DamagedImage, check_images, decode, examine_folder, load_image
 from neo_model.utils import UserError
 from tests.data.conftest import SIZE, instances_named
 
@@ -88,6 +89,49 @@ def test_row_05_a_forged_header_costs_no_memory(tmp_path):
     (tmp_path / "a.png").write_bytes(png_that_claims(60000, 60000))
     with pytest.raises(UserError, match="a.png: is 60000x60000, its annotation says 48x32"):
         load_image(tmp_path / "a.png", SIZE)
+
+
+RARER = {
+    "bmp": ("BMP", {}),
+    "tif": ("TIFF", {}),
+    "lossy.webp": ("WEBP", {}),
+    "lossless.webp": ("WEBP", {"lossless": True}),
+    "extended.webp": ("WEBP", {"exif": Image.Exif()}),
+}
+
+
+@pytest.mark.parametrize("kind", RARER)
+def test_row_05_the_size_of_a_rarer_format_is_known_before_it_is_decoded(tmp_path, picture, monkeypatch, kind):
+    path, (form, options) = tmp_path / f"a.{kind}", RARER[kind]
+    if "exif" in options:
+        options["exif"][0x0112] = 6
+    Image.fromarray(picture).save(path, form, **options)
+    assert load_image(path, SIZE).shape == (32, 48, 3)
+    whole = path.read_bytes()
+    monkeypatch.setattr(cv2, "imdecode", lambda *_: pytest.fail("pixels were allocated"))
+    with pytest.raises(UserError, match=f"a.{kind}: is 48x32, its annotation says 60x32"):
+        load_image(path, (60, 32))
+    monkeypatch.undo()
+    for cut in range(len(whole) if len(whole) < 400 else 60):
+        path.write_bytes(whole[:cut])
+        with contextlib.suppress(UserError):  # whatever else is made of it, no traceback
+            load_image(path, SIZE)
+
+
+FORGED = {
+    "bmp": b"BM" + bytes(12) + struct.pack("<Iii", 40, 60000, -60000),
+    "old.bmp": b"BM" + bytes(12) + struct.pack("<IHH", 12, 60000, 60000),
+    "tif": b"MM\0*" + struct.pack(">IHHHIIHHIHH", 8, 2, 256, 4, 1, 60000, 257, 3, 1, 60000, 0),
+    "webp": b"RIFF" + bytes(4) + b"WEBPVP8X" + bytes(8) + (59999).to_bytes(3, "little") * 2,
+}
+
+
+@pytest.mark.parametrize("kind", FORGED)
+def test_row_05_a_forged_header_of_a_rarer_format_costs_no_memory(tmp_path, monkeypatch, kind):
+    monkeypatch.setattr(cv2, "imdecode", lambda *_: pytest.fail("pixels were allocated"))
+    (tmp_path / f"a.{kind}").write_bytes(FORGED[kind])
+    with pytest.raises(UserError, match=f"a.{kind}: claims to be 60000x60000, more than 268,435,456 pixels; mend it"):
+        decode(tmp_path / f"a.{kind}", remedy="mend it")
 
 
 def test_row_06_grey_palette_transparent_cmyk_and_16_bit_files_become_rgb_bytes(tmp_path, picture):
