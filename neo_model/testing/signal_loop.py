@@ -14,7 +14,9 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -89,9 +91,9 @@ def signal_loop(folder: Path, signals: int, seed: int) -> Outcome:
             if not start.wait(LONGEST_WAIT) or start.exit_code != 0:
                 raise RuntimeError(f"exit code {start.exit_code}:\n{start.output.read_text()}")
         else:
-            run_dirs = list(folder.glob(f"sweep_{starts}/*/")) if is_sweep else [run_dir]
-            training = [path for path in run_dirs if _saved_at(path) != (0 if is_sweep else saved_at)]
-            _stop(start, number, run_dirs, training, outcome, GRACE + reference.slowest_step)
+            pattern = f"sweep_{starts}/*/" if is_sweep else run_dir.name
+            training = [path for path in folder.glob(pattern) if _saved_at(path) != (0 if is_sweep else saved_at)]
+            _stop(start, number, partial(folder.glob, pattern), training, outcome, GRACE + reference.slowest_step)
             outcome.sweeps += is_sweep and start.exit_code > 0
             continue
         if not is_sweep:
@@ -108,15 +110,20 @@ def _saved_at(run_dir: Path) -> int:
 
 
 def _stop(
-    start: Start, number: int, run_dirs: list[Path], training: list[Path], outcome: Outcome, longest: float
+    start: Start,
+    number: int,
+    run_dirs: Callable[[], Iterable[Path]],
+    training: list[Path],
+    outcome: Outcome,
+    longest: float,
 ) -> None:
     """Signal a process, wait for its end, and look at what it leaves.
 
     Args:
         start: the process.
         number: of the signal.
-        run_dirs: the folders it may train in.
-        training: those of them in which it has saved by now.
+        run_dirs: finds the folders it trains in; asked for at the end, by which a sweep may have begun another job.
+        training: those in which it has saved by now.
         outcome: takes what is seen.
         longest: seconds that it may take.
     """
@@ -136,7 +143,7 @@ def _stop(
     is_cut_short = not all(map(_is_finished, training))
     if start.exit_code not in ((128 + number,) if is_cut_short else (0, -number, 128 + number)):
         outcome.failures.append(f"{name}: exit code {start.exit_code}\n{start.output.read_text()}")
-    trained = [run_dir for run_dir in run_dirs if (run_dir / "metrics.jsonl").exists()]
+    trained = [run_dir for run_dir in run_dirs() if (run_dir / "metrics.jsonl").exists()]
     if start.exit_code != 128 + number or not trained:
         return
     outcome.saved += 1
