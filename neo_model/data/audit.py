@@ -1,5 +1,6 @@
 """Checks a data set before a training run; ``python -m neo_model.data.audit --help`` says how."""
 
+import signal
 import sys
 from collections import defaultdict
 from collections.abc import Iterator
@@ -200,4 +201,5 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends it without a word, as it does other tools
     sys.exit(main(sys.argv[1:]))

@@ -1,6 +1,9 @@
 """What the audit finds, kind by kind, and that it says of an image file what training would."""
 
 import json
+import signal
+import subprocess
+import sys
 
 import cv2
 import numpy as np
@@ -162,6 +165,14 @@ def test_the_command_prints_the_table_and_gives_its_exit_code(root, capsys):
         assert capsys.readouterr().err.startswith("error: ")
     assert main(["--help"]) == main([]) == 0
     assert "data=coco images=false" in capsys.readouterr().out
+
+
+def test_a_reader_that_has_seen_enough_ends_the_command_without_a_word():
+    command = [sys.executable, "-m", "neo_model.data.audit", "--help"]  # prints as the table is, without reading data
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as audit:
+        audit.stdout.close()
+        assert audit.stderr.read() == b""
+    assert audit.returncode == -signal.SIGPIPE
 
 
 def test_findings_are_plain_json_for_the_run_folder(make_data, root):
