@@ -2,6 +2,8 @@
 
 import ast
 import re
+from fnmatch import filter as matching
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -24,14 +26,19 @@ def rows_named(text: str) -> set[int]:
     return {number for first, last in ranges for number in range(int(first), int(last or first) + 1)}
 
 
-def rows_tested() -> set[int]:
-    names = [
+@cache
+def functions(folder: str) -> list[str]:
+    """Names of the functions in all modules of tests below a folder."""
+    return [
         node.name
-        for path in (ROOT / "tests" / "faults").glob("test_*.py")
+        for path in (ROOT / folder).rglob("test_*.py")
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.FunctionDef)
     ]
-    return {int(number) for name in names for number in re.findall(r"^test_row_(\d\d)_", name)}
+
+
+def rows_tested() -> set[int]:
+    return {int(number) for name in functions("tests/faults") for number in re.findall(r"^test_row_(\d\d)_", name)}
 
 
 def test_every_row_has_a_test_of_its_number_and_a_line_in_the_manual():
@@ -45,7 +52,9 @@ def test_each_line_names_what_holds_it(line):
     assert does
     paths = re.findall(r"`(tests/[\w/.]+)`", held_by)
     modules = re.findall(r"`python -m ([\w.]+)", held_by)
-    assert rows_named(held_by) or paths
-    missing = [path for path in paths if not (ROOT / path).exists()]
+    names = re.findall(r"`(test_[^`]*)`", held_by)
+    assert names or paths
+    missing = [name for name in names if not matching(functions("tests"), name)]
+    missing += [path for path in paths if not (ROOT / path).exists()]
     missing += [module for module in modules if not (ROOT / (module.replace(".", "/") + ".py")).is_file()]
     assert not missing
