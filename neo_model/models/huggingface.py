@@ -87,13 +87,14 @@ def to_ours(state: dict[str, Tensor]) -> dict[str, Tensor]:
     for name, value in state.items():
         for pattern, replacement in NEWER:
             name = re.sub(pattern, replacement, name)
+        ours[_renamed(name, TO_OURS)] = value
         if found := THREE.fullmatch(name):
             fused = _renamed(f"{found[1]}in_proj_{found[3]}", TO_OURS)
-            thirds.setdefault(fused, {})[found[2]] = value
-        else:
-            ours[_renamed(name, TO_OURS)] = value
-    whole = {name: torch.cat([parts[p] for p in "qkv"]) for name, parts in thirds.items() if len(parts) == 3}
-    return ours | whole
+            thirds.setdefault(fused, {})[found[2]] = _renamed(name, TO_OURS)
+    for name, parts in thirds.items():
+        if len(parts) == 3 and len({ours[part].shape for part in parts.values()}) == 1 and ours[parts["q"]].ndim:
+            ours[name] = torch.cat([ours.pop(parts[p]) for p in "qkv"])
+    return ours
 
 
 def to_theirs(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -176,7 +177,7 @@ def _class_names(config: Path) -> list[str] | None:
 def _json(file: Path) -> dict:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(str(file), "cannot be read as JSON", "download it again") from error
     if not isinstance(content, dict):
         raise UserError(str(file), "holds no JSON object", "download it again")

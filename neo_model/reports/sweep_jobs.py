@@ -84,7 +84,7 @@ def read_result(run: Path) -> dict:
     """The content of a job's result file; empty where it has none, or a broken one."""
     try:
         result = json.loads((run / RESULT_FILE).read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return result if isinstance(result, dict) else {}
 
@@ -175,7 +175,7 @@ def _records(path: Path) -> list[dict]:
     for line in lines:
         try:
             record = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         records += [record] if isinstance(record, dict) else []
     return records

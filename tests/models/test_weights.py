@@ -4,10 +4,12 @@ import re
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from neo_model.engine.checkpoint import write_checkpoint
 from neo_model.models import RTDETR, ResNetVD, load_weights
 from neo_model.models.class_heads import COCO_NAMES
+from neo_model.models.huggingface import to_theirs
 from neo_model.utils import UserError
 from tests import golden
 
@@ -235,6 +237,27 @@ def test_weights_of_another_model_are_refused(make_model, published, save, chang
         published[key] = torch.zeros(7)
     with pytest.raises(UserError, match=f"belongs to another model .1 tensors {change} such as {key}.*; .*model="):
         load_weights(make_model(num_classes=80), save({"model": published}), rehead=rehead)
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"), [((8, 8, 8), "of another shape"), ((8, 24, 16), "unexpected"), (None, "unexpected")]
+)
+def test_projections_of_queries_keys_and_values_that_do_not_fit_are_refused(make_model, published, tmp_path, rows, said):
+    """In a file of Hugging Face's, where they are three; without rows they are numbers."""
+    state = to_theirs(published)
+    for i, part in enumerate("qkv"):
+        (name,) = (key for key in state if re.search(rf"encoder\..*self_attn\.{part}_proj\.weight", key))
+        state[name] = torch.zeros(rows[i], 3) if rows else torch.zeros(())
+    save_file(state, tmp_path / "model.safetensors")
+    with pytest.raises(UserError, match=f"belongs to another model .* {said} such as [^\n]*self_attn[^\n]*; choose"):
+        load_weights(make_model(num_classes=80), tmp_path / "model.safetensors")
+
+
+def test_a_configuration_that_is_nested_too_deeply_is_one_line(make_model, tmp_path):
+    save_file({"weight": torch.zeros(1)}, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text("[" * 100_000)
+    with pytest.raises(UserError, match="config.json: cannot be read as JSON; download it again$"):
+        load_weights(make_model(), tmp_path / "model.safetensors")
 
 
 @pytest.mark.parametrize("zipped", [True, False])

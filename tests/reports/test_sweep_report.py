@@ -95,13 +95,15 @@ def test_the_pareto_front_is_of_finished_jobs_that_none_beats_in_both(sweep):
     assert [job.number for job in pareto_front(read_jobs(sweep))] == [8]
 
 
-@pytest.mark.parametrize("broken", [None, '{"status": "fini'])
+@pytest.mark.parametrize("broken", [None, '{"status": "fini', "[" * 100_000], ids=["absent", "cut", "nested"])
 def test_a_finished_run_whose_command_is_lost_is_named_by_its_folder(tmp_path, capsys, broken):
     records = [{"step": 10 * epoch, "epoch": epoch, "val/AP": epoch / 8} for epoch in (1, 2)]
     write_run(tmp_path / "fast", records, config="epochs: 2\noptim: {lr: 0.01}\n")
     write_run(tmp_path / "slow", records[:1], config="epochs: 1\noptim: {lr: 0.001}\n")
     if broken:
         (tmp_path / "fast" / "result.json").write_text(broken)
+        with (tmp_path / "fast" / "metrics.jsonl").open("a") as file:
+            file.write(broken)
     assert main([str(tmp_path)]) == 0
     said = capsys.readouterr().out.splitlines()
     assert said[-1] == f"best: {tmp_path}/fast, whose command no result.json tells"
