@@ -18,7 +18,7 @@ def secrets_in_environment() -> dict[str, str]:
     return {
         name: value
         for name, value in os.environ.items()
-        if SECRET_NAME.search(name) and len(value) >= SHORTEST_SECRET and not value.startswith(("/", "~", "."))
+        if SECRET_NAME.search(name) and len(value) >= SHORTEST_SECRET and not os.path.exists(os.path.expanduser(value))
     }
 
 

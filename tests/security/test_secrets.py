@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from neo_model.config.command_line import main
-from neo_model.config.secrets import RedactingFilter
+from neo_model.config.secrets import RedactingFilter, secrets_in_environment
 from neo_model.engine import Runner
 from tests.config.conftest import one_thread  # noqa: F401
 from tests.security.conftest import changed
@@ -97,6 +97,22 @@ def test_a_sweep_over_a_secret(capfd, tmp_path, monkeypatch):
     kept = everything_in(tmp_path / "run")
     assert "0_root-MY_API_KEY" in kept and "failed: ZeroDivisionError: no answer to $MY_API_KEY" in kept
     assert SECRET not in kept + "".join(capfd.readouterr())
+
+
+@pytest.mark.parametrize("start", ["/", "~", "."])
+def test_a_key_that_begins_like_a_path(refused_command, monkeypatch, start):
+    secret = f"{start}bPxRfiCYEXAMPLEKEY0123456789abcdefghijk"
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", secret)
+    said = refused_command("train", f"weights='{secret}'")
+    assert "holds the value of $AWS_SECRET_ACCESS_KEY" in said and secret not in said
+
+
+def test_the_path_of_a_file_with_a_key_is_no_secret(monkeypatch, tmp_path):
+    (tmp_path / "credentials.json").touch()
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("GOOGLE_CREDENTIALS", str(tmp_path / "credentials.json"))
+    monkeypatch.setenv("AWS_CREDENTIALS", "~/credentials.json")
+    assert secrets_in_environment() == {"MY_API_KEY": SECRET}
 
 
 def test_the_filter_leaves_other_messages_alone():
