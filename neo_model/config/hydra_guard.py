@@ -40,7 +40,9 @@ def is_hydra_override(override: str) -> bool:
 
 
 def permitted_overrides(overrides: list[str]) -> list[str]:
-    """The overrides, if none of them reaches into Hydra where code could be named.
+    """The overrides, if none of them reaches into Hydra where code could be named, or spells out a secret.
+
+    Hydra writes them to a sweep's folder as they are, also those that a later one replaces.
 
     Raises:
         UserError: listing those that do, by their keys only: a value may be a secret.
@@ -52,6 +54,7 @@ def permitted_overrides(overrides: list[str]) -> list[str]:
             key, package = override.key_or_group, override.package or ""
             if not PERMITTED.fullmatch(key) or package or TARGET in override.input_line:
                 found.append(UserError(override.get_key_element().lstrip("+~"), "is refused", remedy))
+        found += secrets_in(override.input_line, override.get_key_element().lstrip("+~"))
     raise_all(found)
     return overrides
 
@@ -66,11 +69,19 @@ def check_composed_hydra(config: DictConfig) -> None:
 
     Raises:
         UserError: it has callbacks, log handlers or environment variables to set, names code outside Hydra and its
-            plugins, has its sweeper change any of this in the jobs, or names a folder after a secret.
+            plugins, has its sweeper change any of this in the jobs, or spells out a secret in a plugin's node or in
+            the name of a folder.
     """
     remedy = "leave Hydra's callbacks, logging, environment, own files and plugins alone"
     refused = [UserError(key, "is refused", remedy) for key in _refused(config.hydra)]
-    raise_all([*refused, *_problems_of_folders(config)])
+    raise_all([*refused, *_secrets_in_plugins(config.hydra), *_problems_of_folders(config)])
+
+
+def _secrets_in_plugins(own: DictConfig) -> Iterator[UserError]:
+    """An error for each secret spelt out in the plugins' nodes, which Hydra writes to a sweep's folder as they are."""
+    plain = OmegaConf.to_container(own)
+    for name in PLUGIN_NODES:
+        yield from secrets_in(plain[name], f"hydra.{name}")
 
 
 def _problems_of_folders(config: DictConfig) -> Iterator[UserError]:

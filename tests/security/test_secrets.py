@@ -1,6 +1,7 @@
 """Secrets of the environment: no folder, file or line of ours ever holds one."""
 
 import logging
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -42,12 +43,22 @@ def key_in_the_environment(monkeypatch):
         [f"data.root='{REFERENCE}'", "hydra.run.dir='${data.root}'"],
         ["-m", f"weights={SECRET},{SECRET}2"],
         ["-m", "seed=1,2", f"hydra.sweep.dir={SECRET}"],
+        ["-m", "seed=1,2", f"weights={SECRET}", "weights=null"],
+        ["-m", "seed=1,2", f"hydra.sweeper.max_batch_size={SECRET}", "hydra.sweeper.max_batch_size=null"],
+        ["-m", "seed=1,2", f"+hydra.launcher.pre_dispatch={SECRET}"],
+        ["-m", "seed=1,2", f"+hydra.sweeper.params.{SECRET}=1"],
         ["-m", "seed=1,2", f"hydra.sweep.subdir='{REFERENCE}_${{hydra.job.num}}'"],
     ],
     ids=" ".join,
 )
 def test_a_secret_on_the_command_line(refused_command, arguments):
     assert SECRET not in refused_command("train", *arguments)
+
+
+@pytest.mark.skipif(find_spec("joblib") is None, reason="needs the extra [launchers]")
+def test_a_secret_for_a_launcher(refused_command):
+    said = refused_command("train", "-m", "seed=1,2", "hydra/launcher=joblib", f"hydra.launcher.pre_dispatch={SECRET}")
+    assert said.startswith("error: hydra.launcher.pre_dispatch: holds the value of $MY_API_KEY, which would be written")
 
 
 def test_a_secret_in_a_file(refused_command, tmp_path, saved_config):
@@ -57,6 +68,15 @@ def test_a_secret_in_a_file(refused_command, tmp_path, saved_config):
     assert said.startswith("error: weights: holds the value of $MY_API_KEY, which would be written to files; leave it")
     path = checkpoint_of({"config": changed(saved_config, "weights", SECRET)}, tmp_path / "best.pt")
     assert refused_command("eval", f"ckpt={path}") == said
+
+
+def test_a_secret_for_a_plugin_in_a_file(refused_command, tmp_path):
+    """Hydra writes the nodes of its plugins to a sweep's multirun.yaml."""
+    (tmp_path / "local").mkdir()
+    node = f"hydra: {{sweeper: {{params: {{weights: 'x,{SECRET}'}}}}}}"
+    (tmp_path / "local" / "default.yaml").write_text(f"# @package _global_\n{node}\n")
+    said = refused_command("train", "-m", "seed=1,2", f"--config-dir={tmp_path}")
+    assert said.startswith("error: hydra.sweeper.params.weights: holds the value of $MY_API_KEY, which would be written")
 
 
 def test_a_traceback_shown_on_demand(canary, capfd, tmp_path, monkeypatch):
