@@ -197,10 +197,10 @@ def _initialized(config_dir: str | None) -> Iterator[None]:
 
 
 def _base(name: str, overrides: list[str]) -> DictConfig:
-    """A configuration to suggest keys from: the overrides' if they compose, else the bare one."""
+    """A configuration to suggest keys from, Hydra's too: the overrides' if they compose, else the bare one."""
     for attempt in (overrides, []):
         try:
-            return hydra.compose(name, attempt)
+            return hydra.compose(name, attempt, return_hydra_config=True)
         except CompositionError:
             continue
     return OmegaConf.create()

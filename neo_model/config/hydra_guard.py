@@ -3,6 +3,7 @@
 Everything else under ``hydra`` can name code to run (callbacks, logging factories), before any check of ours.
 """
 
+import dataclasses
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -12,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from neo_model.config.compose import parse_overrides
-from neo_model.config.problems import raise_all
+from neo_model.config.problems import raise_all, unknown_name
 from neo_model.config.secrets import secrets_in
 from neo_model.config.targets import TARGET, nested_references, nested_targets
 from neo_model.utils import UserError
@@ -70,11 +71,23 @@ def check_composed_hydra(config: DictConfig) -> None:
     Raises:
         UserError: it has callbacks, log handlers or environment variables to set, names code outside Hydra and its
             plugins, has its sweeper change any of this in the jobs, or spells out a secret in a plugin's node or in
-            the name of a folder.
+            the name of a folder, or a plugin does not know one of its keys.
     """
     remedy = "leave Hydra's callbacks, logging, environment, own files and plugins alone"
     refused = [UserError(key, "is refused", remedy) for key in _refused(config.hydra)]
-    raise_all([*refused, *_secrets_in_plugins(config.hydra), *_problems_of_folders(config)])
+    raise_all(refused)
+    raise_all([*_unknown_keys(config.hydra), *_secrets_in_plugins(config.hydra), *_problems_of_folders(config)])
+
+
+def _unknown_keys(own: DictConfig) -> Iterator[UserError]:
+    """An error for each key that a ``+`` has put where the plugin's own configuration has none."""
+    for name in PLUGIN_NODES:
+        kind = OmegaConf.get_type(own, name)
+        known = [field.name for field in dataclasses.fields(kind)] if dataclasses.is_dataclass(kind) else own[name]
+        for key in own[name]:
+            if key not in known:
+                where = f"hydra.{name}.{key}"
+                yield unknown_name(str(key), known, where=where, what="key", prefix=f"hydra.{name}.")
 
 
 def _secrets_in_plugins(own: DictConfig) -> Iterator[UserError]:

@@ -88,9 +88,10 @@ def unknown_key(
         return UserError(key, schema.SUPPLIED[name], "leave it out")
     node = OmegaConf.select(config, parent) if parent else config
     if OmegaConf.is_dict(node):
-        known = [*map(str, node), *(() if parent else further_keys)]
+        known = [*(str(key) for key in node if parent or key != "hydra"), *(() if parent else further_keys)]
         return unknown_name(name, known, where=key, what="key", prefix=f"{parent}." if parent else "")
-    return unknown_name(key, _all_keys(config), where=key, what="key")
+    known = (name for name in _all_keys(config) if name.partition(".")[0] != "hydra")
+    return unknown_name(key, known, where=key, what="key")
 
 
 def _all_keys(config: DictConfig) -> list[str]:

@@ -43,7 +43,7 @@ from neo_model.config.zipping import KEY, split_jobs, zipping
 from neo_model.engine.job_device import remember_devices, take_device
 from neo_model.engine.run_lock import training_alone
 from neo_model.reports.sweep import write_sweep_report
-from neo_model.reports.sweep_jobs import FAILED, FINISHED, INTERRUPTED, RESULT_FILE, RUNNING, SweepJob
+from neo_model.reports.sweep_jobs import FAILED, FINISHED, INTERRUPTED, RESULT_FILE, RUNNING, SweepJob, read_result
 from neo_model.reports.sweep_tables import terminal_text
 from neo_model.utils import UserError
 from neo_model.utils.files import telling_of_refusal, write_whole
@@ -96,11 +96,9 @@ def run_sweep(overrides: list[str], config_dir: str | None) -> int:
     with training_alone(folder, key="hydra.sweep.dir"):
         before, sys.argv = sys.argv, [sys.argv[0], *arguments]
         try:
-            with zipping(list(composed.sweep.zip)), _telling_of_refusals_in(folder):
+            zipped = zipping(list(composed.sweep.zip))
+            with zipped, _telling_of_plugins(folder, command_id), _telling_of_refusals_in(folder):
                 hydra.main(version_base=VERSION_BASE, config_path=str(CONF), config_name="train")(run_job)()
-        except CompositionError as error:
-            raise_interruption_before(error)
-            raise
         finally:
             sys.argv = before
             ended = _report(folder) if any(folder.glob(f"*/{RESULT_FILE}")) else []
@@ -265,6 +263,27 @@ def _report(folder: Path) -> list[SweepJob]:
     except UserError as error:
         tell(f"warning: {error}")
         return []
+
+
+@contextmanager
+def _telling_of_plugins(folder: Path, command_id: str) -> Iterator[None]:
+    """Turn what the sweeper or launcher raises before the command's first job has started into a ``UserError``."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        raise_interruption_before(error)
+        in_job = any(frame.f_code is run_job.__code__ for frame, _ in traceback.walk_tb(error.__traceback__))
+        # A job's process sends its traceback as text.
+        in_job |= "Traceback (most recent call last)" in f"{error} {error.__cause__}"
+        if in_job or any(read_result(path.parent).get("command_id") == command_id for path in folder.glob(f"*/{RESULT_FILE}")):
+            raise
+        # Hydra's own error only says what it was about to call.
+        said = error.__cause__ if isinstance(error, CompositionError) and error.__cause__ else error
+        cause = next(iter(str(said).strip().splitlines()), type(said).__name__)
+        remedy = "correct its keys, or leave them out (debug=true shows where it was raised)"
+        raise UserError("hydra.sweeper or hydra.launcher", cause, remedy) from error
 
 
 @contextmanager

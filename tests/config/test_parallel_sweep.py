@@ -54,6 +54,29 @@ def test_a_plugin_that_is_not_installed_is_named_with_its_extra(missing, said):
     assert str(from_hydra(error, OmegaConf.create(), [])) == said
 
 
+@needs_launchers
+@pytest.mark.parametrize("sign", ["", "+"])
+def test_a_misspelt_key_of_a_launcher_that_takes_any(command, tmp_path, sign):
+    error = command("train", "-m", "seed=1,2", "hydra/launcher=joblib", f"{sign}hydra.launcher.n_job=2").error
+    assert "hydra.launcher.n_job: there is no such key; did you mean hydra.launcher.n_jobs?" in error
+    assert not list(tmp_path.iterdir())
+
+
+@needs_optuna
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("hydra.sweeper.direction=foo", "Please set either 'minimize' or 'maximize' to direction."),
+        ("hydra.sweeper.storage=foo", "Could not parse SQLAlchemy URL from "),
+        ("+hydra.sweeper.sampler.sed=1", "TPESampler.__init__() got an unexpected keyword argument 'sed'"),
+    ],
+)
+def test_a_value_that_only_optuna_can_refuse_is_one_line(command, monkeypatch, override, said):
+    monkeypatch.setattr("neo_model.config.sweep.check_training", lambda config, problems: None)
+    error = command("train", "-m", "hparams_search=rates", override).error
+    assert error.startswith(f"error: hydra.sweeper or hydra.launcher: {said}") and "; correct its keys" in error
+
+
 @pytest.mark.slow
 @needs_optuna
 def test_optuna_searches_and_a_second_start_runs_only_what_is_missing(command, short, monkeypatch):

@@ -9,6 +9,8 @@ import weakref
 from pathlib import Path
 
 import pytest
+from hydra.core.plugins import Plugins
+from hydra.plugins.launcher import Launcher
 
 from neo_model.config.compose import parse_overrides
 from neo_model.config.sweep_folders import job_folder
@@ -265,6 +267,38 @@ def test_nothing_starts_when_one_combination_is_wrong(command, short, tmp_path):
     error = command("train", "-m", "optim.lr=1e-4,fast", *short, "hydra.sweep.dir=sweep").error
     assert "optim.lr: 'fast'" in error
     assert not (tmp_path / "sweep").exists()
+
+
+@pytest.fixture
+def launch(monkeypatch):
+    """Replaces how Hydra's own launcher starts jobs; returns how it did."""
+    monkeypatch.setattr("neo_model.config.sweep.check_training", lambda config, problems: None)
+    monkeypatch.setattr("neo_model.config.sweep.write_sweep_report", lambda folder: [])
+    monkeypatch.setattr("neo_model.config.sweep._train", lambda config, run_dir: {"AP": 0.5, "latency_ms": None})
+    (launcher,) = (kind for kind in Plugins.instance().discover(Launcher) if kind.__name__ == "BasicLauncher")
+    before = launcher.launch
+    return lambda replacement: monkeypatch.setattr(launcher, "launch", replacement) or before
+
+
+def refuse(*arguments, **options):
+    raise ValueError("no such partition\nusage: ...")
+
+
+def test_what_a_launcher_raises_before_the_first_job_is_one_line(command, launch):
+    before = launch(lambda *arguments, **options: before(*arguments, **options) and refuse())
+    with pytest.raises(ValueError, match="no such partition"):  # once there were jobs it may be about anything
+        command("train", "-m", "seed=1", "hydra.sweep.dir=sweep")
+    assert len(results(Path("sweep"))) == 1
+    launch(refuse)
+    error = command("train", "-m", "seed=1,2", "hydra.sweep.dir=sweep", "sweep.skip_existing=true").error
+    assert error.startswith("error: hydra.sweeper or hydra.launcher: no such partition; correct its keys")
+
+
+def test_an_error_of_ours_at_a_jobs_start_keeps_its_traceback(command, monkeypatch):
+    monkeypatch.setattr("neo_model.config.sweep.check_training", lambda config, problems: None)
+    monkeypatch.setattr("neo_model.config.sweep.unused_folder", refuse)
+    with pytest.raises(ValueError, match="no such partition"):
+        command("train", "-m", "seed=1,2", "hydra.sweep.dir=sweep")
 
 
 def test_folder_names_hold_nothing_to_quote():

@@ -46,6 +46,13 @@ def test_row_21_a_misspelt_key_with_the_nearest_name(refused, override):
     assert all(part in error for part in MISSPELT[override]), error
 
 
+@pytest.mark.parametrize("sign", ["", "+"])
+def test_row_21_a_misspelt_key_of_a_sweeper_with_the_nearest_name(refused, sign):
+    error = refused("train", "-m", "seed=1,2", f"{sign}hydra.sweeper.max_batch_sise=2")
+    known = "hydra.sweeper.max_batch_size"
+    assert f"error: hydra.sweeper.max_batch_sise: there is no such key; did you mean {known}?" in error
+
+
 WRONG = {
     "optim.lr=fast": ["optim.lr: 'fast' is not a number", "give a number above 0"],
     "optim.lr=nan": ["optim.lr: nan is not"],
