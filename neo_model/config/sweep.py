@@ -277,7 +277,8 @@ def _telling_of_plugins(folder: Path, command_id: str) -> Iterator[None]:
         in_job = any(frame.f_code is run_job.__code__ for frame, _ in traceback.walk_tb(error.__traceback__))
         # A job's process sends its traceback as text.
         in_job |= "Traceback (most recent call last)" in f"{error} {error.__cause__}"
-        if in_job or any(read_result(path.parent).get("command_id") == command_id for path in folder.glob(f"*/{RESULT_FILE}")):
+        results = (read_result(path.parent) for path in folder.glob(f"*/{RESULT_FILE}"))
+        if in_job or any(result.get("command_id") == command_id for result in results):
             raise
         # Hydra's own error only says what it was about to call.
         said = error.__cause__ if isinstance(error, CompositionError) and error.__cause__ else error
