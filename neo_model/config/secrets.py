@@ -18,8 +18,13 @@ def secrets_in_environment() -> dict[str, str]:
     return {
         name: value
         for name, value in os.environ.items()
-        if SECRET_NAME.search(name) and len(value) >= SHORTEST_SECRET and not os.path.exists(os.path.expanduser(value))
+        if SECRET_NAME.search(name) and len(value) >= SHORTEST_SECRET and not _is_path(value)
     }
+
+
+def _is_path(value: str) -> bool:
+    """Whether it is written as one and leads to something; one key in 64 begins with a slash."""
+    return value.startswith(("/", "~", ".")) and os.path.exists(os.path.expanduser(value))
 
 
 def redacted(text: str) -> str:
