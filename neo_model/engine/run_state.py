@@ -86,7 +86,7 @@ def _restore_progress(saved: dict, progress: Progress) -> None:
     found = Progress(**saved)
     for field in dataclasses.fields(found):
         value = getattr(found, field.name)
-        if type(value) is not field.type:
+        if type(value) not in ((float, int) if field.type is float else (field.type,)):
             raise TypeError(f"{field.name} is {value!r}")
         setattr(progress, field.name, value)
 
