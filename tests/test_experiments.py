@@ -97,7 +97,7 @@ def test_overfit_learns_five_images_by_heart(tmp_path):
     run_dir = tmp_path / "run"
     few = [f"data.root={tmp_path / 'shapes'}", "data.num_train=5", "data.num_val=1", "logger=none"]
     few += ["data.resolution.width=320", "data.resolution.height=180"]
-    few += ["model.num_queries=100", "model.num_denoising=20"]  # for the time: with all of them it learns as fast
+    few += ["model.num_queries=100", "model.num_denoising=20"]  # for the time
     assert main("train", ["experiments=overfit", *few, f"hydra.run.dir={run_dir}"]) == 0
     records = {}
     for line in (run_dir / "metrics.jsonl").read_text().splitlines():

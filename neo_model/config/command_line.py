@@ -10,7 +10,14 @@ from hydra._internal.utils import get_args_parser
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from neo_model.config.compose import CONF, VERSION_BASE, compose_collecting, is_launching, parse_overrides, without_hydra
+from neo_model.config.compose import (
+    CONF,
+    VERSION_BASE,
+    compose_collecting,
+    is_launching,
+    parse_overrides,
+    without_hydra,
+)
 from neo_model.config.hydra_guard import check_composed_hydra, is_hydra_override, permitted_overrides
 from neo_model.config.manual import manual
 from neo_model.config.problems import raise_all

@@ -1,5 +1,6 @@
 """The commands, run within the test's process, and data small enough for them."""
 
+import errno
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,6 +69,23 @@ def trained(tmp_path_factory, tiny) -> Path:
     rate = ["optim.lr=2e-3", "schedule=constant", "schedule.warmup_steps=5", "seed=1"]
     assert main("train", [*tiny, *longer, *rate, f"hydra.run.dir={run_dir}"]) == 0
     return run_dir
+
+
+@pytest.fixture
+def close(monkeypatch):
+    """Has the system refuse to look into a folder, which root may always."""
+
+    def refuse_to_look_into(folder: str) -> None:
+        look = Path.stat
+
+        def look_or_refuse(path, **options):
+            if path.parent == Path(folder):
+                raise PermissionError(errno.EACCES, "Permission denied", str(path))
+            return look(path, **options)
+
+        monkeypatch.setattr(Path, "stat", look_or_refuse)
+
+    return refuse_to_look_into
 
 
 @pytest.fixture

@@ -72,7 +72,7 @@ def test_a_misspelt_key_of_a_launcher_that_takes_any(command, tmp_path, sign):
     ],
 )
 def test_a_value_that_only_optuna_can_refuse_is_one_line(command, monkeypatch, override, said):
-    monkeypatch.setattr("neo_model.config.sweep.check_training", lambda config, problems: None)
+    monkeypatch.setattr("neo_model.config.sweep_checks.check_training", lambda config, problems: None)
     error = command("train", "-m", "hparams_search=rates", override).error
     assert error.startswith(f"error: hydra.sweeper or hydra.launcher: {said}") and "; correct its keys" in error
 

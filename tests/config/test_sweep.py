@@ -272,9 +272,9 @@ def test_nothing_starts_when_one_combination_is_wrong(command, short, tmp_path):
 @pytest.fixture
 def launch(monkeypatch):
     """Replaces how Hydra's own launcher starts jobs; returns how it did."""
-    monkeypatch.setattr("neo_model.config.sweep.check_training", lambda config, problems: None)
-    monkeypatch.setattr("neo_model.config.sweep.write_sweep_report", lambda folder: [])
-    monkeypatch.setattr("neo_model.config.sweep._train", lambda config, run_dir: {"AP": 0.5, "latency_ms": None})
+    monkeypatch.setattr("neo_model.config.sweep_checks.check_training", lambda config, problems: None)
+    monkeypatch.setattr("neo_model.config.sweep_job.write_sweep_report", lambda folder: [])
+    monkeypatch.setattr("neo_model.config.sweep_job._train", lambda config, run_dir: {"AP": 0.5, "latency_ms": None})
     (launcher,) = (kind for kind in Plugins.instance().discover(Launcher) if kind.__name__ == "BasicLauncher")
     before = launcher.launch
     return lambda replacement: monkeypatch.setattr(launcher, "launch", replacement) or before
@@ -295,8 +295,8 @@ def test_what_a_launcher_raises_before_the_first_job_is_one_line(command, launch
 
 
 def test_an_error_of_ours_at_a_jobs_start_keeps_its_traceback(command, monkeypatch):
-    monkeypatch.setattr("neo_model.config.sweep.check_training", lambda config, problems: None)
-    monkeypatch.setattr("neo_model.config.sweep.unused_folder", refuse)
+    monkeypatch.setattr("neo_model.config.sweep_checks.check_training", lambda config, problems: None)
+    monkeypatch.setattr("neo_model.config.sweep_job.unused_folder", refuse)
     with pytest.raises(ValueError, match="no such partition"):
         command("train", "-m", "seed=1,2", "hydra.sweep.dir=sweep")
 

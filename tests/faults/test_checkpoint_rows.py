@@ -200,7 +200,7 @@ def test_row_32_a_sweep_whose_results_cannot_be_written_says_so(command, steps, 
         raise UserError(str(path), "cannot be written (No space left on device)", "make room")
 
     monkeypatch.setattr("neo_model.config.jobs.train_job", lambda *arguments, **keywords: 0.25)
-    monkeypatch.setattr("neo_model.config.sweep.write_whole", refuse)
+    monkeypatch.setattr("neo_model.config.sweep_job.write_whole", refuse)
     outcome = command("train", "-m", "seed=1", *steps, "epochs=1", "hydra.sweep.dir=sweep")
     assert outcome.code == 2 and "Traceback" not in outcome.err
     assert "sweep/0/result.json: cannot be written (No space left on device); make room" in outcome.err

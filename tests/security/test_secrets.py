@@ -112,7 +112,7 @@ def test_a_run_that_uses_a_secret_and_names_it_in_the_end(capfd, tmp_path, monke
 def test_a_sweep_over_a_secret(capfd, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("neo_model.config.jobs.train_job", fail)
-    monkeypatch.setattr("neo_model.config.sweep.check_training", lambda config, problems: None)
+    monkeypatch.setattr("neo_model.config.sweep_checks.check_training", lambda config, problems: None)
     assert main("train", ["-m", f"data.root='{REFERENCE}',x", "hydra.sweep.dir=run"]) == 1
     kept = everything_in(tmp_path / "run")
     assert "0_root-MY_API_KEY" in kept and "failed: ZeroDivisionError: no answer to $MY_API_KEY" in kept
