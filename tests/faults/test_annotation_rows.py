@@ -32,7 +32,7 @@ def repaired(read, caplog):
 
 @pytest.fixture
 def refused(read):
-    """Reads annotations after a change, which must end in an error that names the file and says ``message``."""
+    """Reads annotations after a change, which must end in an error that names the file and says ``message``; returns the remedy."""
 
     def refuse(change, message):
         content = small_instances()
@@ -40,6 +40,7 @@ def refused(read):
         with pytest.raises(UserError) as caught:
             read(content)
         assert message in str(caught.value) and "instances.json" in str(caught.value)
+        return caught.value.remedy
 
     return refuse
 
@@ -152,4 +153,4 @@ TEXT_IDS = {
 
 @pytest.mark.parametrize("case", TEXT_IDS)
 def test_row_15_ids_that_are_text(refused, case):
-    refused(*TEXT_IDS[case])
+    assert refused(*TEXT_IDS[case]).endswith("id must be an integer")

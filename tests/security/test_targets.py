@@ -282,7 +282,7 @@ def test_a_bomb_of_references(refusal, refused_command, tmp_path, saved_config, 
     said = "has too many references (60)"
     assert said in refusal(lambda: load_detector(path))
     assert said in refused_command("eval", f"ckpt={path}")
-    assert "run" in refused_command("train", f"resume={tmp_path / 'run'}")
+    assert said in refused_command("train", f"resume={tmp_path / 'run'}")
     file = tmp_path / "mine" / "local" / "default.yaml"
     file.parent.mkdir(parents=True)
     file.write_text("# @package _global_\n" + yaml.safe_dump({"data": {"augment": {"extra": levels}}}))
