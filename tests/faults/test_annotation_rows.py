@@ -32,7 +32,7 @@ def repaired(read, caplog):
 
 @pytest.fixture
 def refused(read):
-    """Reads annotations after a change, which must end in an error that names the file and says ``message``; returns the remedy."""
+    """Reads annotations after a change; that must end in an error with the file and ``message``; returns the remedy."""
 
     def refuse(change, message):
         content = small_instances()
