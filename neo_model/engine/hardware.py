@@ -33,7 +33,7 @@ class Hardware:
         prefetch: batches that each worker prepares ahead.
         channels_last: memory layout of images and weights.
         cudnn_benchmark: try convolution algorithms for a new input size; not in epochs whose batches differ in size.
-        tf32: let float32 matrix products use tensor cores.
+        tf32: let float32 matrix products and convolutions use tensor cores.
         compile: train with backbone and encoder, or predict with the whole model, compiled by torch, anew for each
             input size.
         recompute: parts of the model whose activations are not kept but computed again in the backward pass.
@@ -85,6 +85,7 @@ class Hardware:
         """Apply the process-wide switches."""
         self.set_cudnn_benchmark(one_size=True)
         torch.set_float32_matmul_precision("high" if self.tf32 else "highest")
+        torch.backends.cudnn.allow_tf32 = self.tf32  # on unless told otherwise, unlike the products'
         if self.device.type == "cpu":
             keep_freed_memory()
 

@@ -85,6 +85,18 @@ def test_autocast_takes_the_type_of_a_numbered_gpu(machine):
     assert hardware.autocast().device == "cuda"
 
 
+@pytest.mark.parametrize("tf32", [True, False])
+def test_tf32_is_let_or_kept_from_products_and_convolutions_alike(monkeypatch, tf32):
+    precision = torch.get_float32_matmul_precision()
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)  # put back in the end, as is
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", not tf32)
+    try:
+        Hardware(device="cpu", tf32=tf32).set_backends()
+        assert (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32) == (tf32, tf32)
+    finally:
+        torch.set_float32_matmul_precision(precision)
+
+
 @pytest.mark.parametrize("channels_last", [True, False])
 def test_images_and_weights_share_a_memory_layout(channels_last):
     hardware = Hardware(device="cpu", channels_last=channels_last)
