@@ -32,7 +32,7 @@ class Hardware:
         workers: loader processes, at most one for each core that this process may use.
         prefetch: batches that each worker prepares ahead.
         channels_last: memory layout of images and weights.
-        cudnn_benchmark: try convolution algorithms for a new input size; not in epochs whose batches differ in size.
+        cudnn_benchmark: try convolution algorithms for a new input size; paused in epochs of several sizes.
         tf32: let float32 matrix products and convolutions use tensor cores.
         compile: train with backbone and encoder, or predict with the whole model, compiled by torch, anew for each
             input size.

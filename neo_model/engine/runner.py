@@ -222,6 +222,7 @@ class Runner:
         progress, started = self.progress, time.monotonic()
         trained = self.learner.model if self.learner.ema is None else self.learner.ema.module
         model = inference_form(trained, self.hardware)
+        self.hardware.set_cudnn_benchmark(one_size=True)  # until the next epoch says otherwise
         evaluator = CocoEvaluator(
             self.data.val_ground_truth(self.settings.overfit), self.classes.category_ids, backend=self.plan.backend
         )

@@ -268,10 +268,17 @@ def test_convolution_algorithms_are_tried_only_where_sizes_do_not_change(
 ):
     monkeypatch.setattr(torch.backends.cudnn, "benchmark", not asked)  # and put back in the end
     scripted_ap(0.1, 0.2, 0.3)
+    in_evaluations = []
+
+    def evaluate(*arguments) -> None:
+        in_evaluations.append(torch.backends.cudnn.benchmark)
+
+    monkeypatch.setattr("neo_model.engine.runner.evaluate", evaluate)
     runner = make_runner(epochs=3, limit_batches=1, hardware={"cudnn_benchmark": asked})
     runner.data.batches.multiscale_until = 2
     runner.run()
     assert runner.data.batches.tried_algorithms == in_epochs
+    assert in_evaluations == [asked] * 3  # each has one size
 
 
 def test_a_stop_in_the_last_figures_is_not_forgotten(make_runner, monkeypatch):
