@@ -14,7 +14,7 @@ MEANING = {
     "APl": "AP of large objects, over 96 x 96 pixels",
     "AR1": "average recall, one detection an image and class",
     "AR10": "average recall, ten detections an image and class",
-    "AR100": "average recall, all detections",
+    "AR100": "average recall, 100 detections an image and class",
     "ARs": "AR of small objects",
     "ARm": "AR of medium objects",
     "ARl": "AR of large objects",

@@ -17,6 +17,7 @@ def test_summary_holds_the_twelve_figures_in_order():
     assert [line.split()[0] for line in lines] == list(SUMMARY_KEYS)
     assert [line.split()[1] for line in lines][:3] == ["0.100", "0.110", "0.120"]
     assert lines[5].split()[1] == "-"
+    assert lines[8].endswith("average recall, 100 detections an image and class")  # of 300 that a model gives
 
 
 def test_class_table_is_aligned_and_marks_undefined_classes():
