@@ -47,9 +47,9 @@ class ColorMatrix(A.ImageOnlyTransform):
         steps = [step for step in self._steps() if self.py_random.random() < self.part]
         if not steps:
             return {"matrix": None}
-        # SSD's order, in which contrast comes either before or after saturation and hue.
+        # SSD's order, in which contrast comes either before or after saturation and hue, and the swap last.
         if self.py_random.random() < 0.5:
-            steps.sort(key=lambda step: step == self._contrast)
+            steps.sort(key=lambda step: (step == self._channel_swap, step == self._contrast))
         mean = np.array(cv2.mean(data["image"])[:3])
         matrix = np.eye(3, 4)
         for step in steps:

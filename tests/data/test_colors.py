@@ -67,6 +67,18 @@ def test_a_channel_swap_permutes():
     assert len(orders) == 6
 
 
+def test_channels_are_swapped_after_early_and_late_contrast_alike():
+    image = np.full((8, 8, 3), (150, 100, 60), np.uint8)
+    grey, levels = luma(image).mean(), np.array([60, 100, 150])
+    orders = set()
+    for seed in range(40):
+        result = changed(image, seed, contrast=0.5, swap_channels=True)[0, 0].astype(int)
+        slope = (result.max() - result.min()) / 90
+        np.testing.assert_allclose(np.sort(result), grey + slope * (levels - grey), atol=2)
+        orders.add(tuple(result.argsort()))
+    assert len(orders) == 6
+
+
 def test_values_are_clipped():
     assert changed(picture(low=250, high=255), brightness=0.9, seed=3).max() <= 255
     bright = max(changed(np.full((4, 4, 3), 200, np.uint8), seed, brightness=0.9).max() for seed in range(20))
