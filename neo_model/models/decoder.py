@@ -151,6 +151,9 @@ class Decoder(nn.Module):
             nn.init.zeros_(bbox_head.layers[-1].bias)
         for linear in (self.enc_output[0], *self.query_pos_head.layers):
             nn.init.xavier_uniform_(linear.weight)
+        if self.version == 2:
+            for projection in self.input_proj:
+                nn.init.xavier_uniform_(projection.conv.weight)
 
     def forward(self, maps: list[Tensor], targets: list[dict[str, Tensor]] | None = None) -> dict:
         """Decode three maps.

@@ -51,6 +51,13 @@ def test_published_freezing():
         assert all(p.requires_grad for p in stages.parameters())
 
 
+@pytest.mark.parametrize(("version", "bound"), [(1, 1 / 32**0.5), (2, (6 / (32 + 32)) ** 0.5)])
+def test_the_decoders_projections_start_within_the_published_bounds(make_model, version, bound):
+    """torch's own for version 1, Glorot and Bengio's for version 2; 32 channels in and out."""
+    for projection in make_model(version=version).decoder.input_proj:
+        assert 0.95 * bound < projection.conv.weight.abs().max() <= bound
+
+
 @pytest.mark.parametrize("name", ["rtdetr_r50_m", "rtdetrv2_r50_m", "rtdetrv2_r50_m_dsp"])
 def test_r50_m_trains_six_layers_and_predicts_with_the_third(name):
     with torch.device("meta"):
