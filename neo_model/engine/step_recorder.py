@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
+from neo_model.data.findings import first_of
 from neo_model.engine.console import ProgressLine
 from neo_model.engine.training_loop import Batch, StepReport
 
@@ -34,9 +35,10 @@ class StepRecorder:
 
     def __call__(self, report: StepReport) -> None:
         runner, progress = self.runner, self.runner.progress
-        self.images += report.num_images
+        self.images += len(report.image_ids)
         if not math.isfinite(report.gradient_norm):
-            log.warning("step %d skipped: its loss or gradient is not finite", progress.step)
+            images = first_of(report.image_ids)
+            log.warning("step %d skipped: its loss or gradient is not finite (images %s)", progress.step, images)
             runner.record({"train/skipped": 1.0})
             return
         if progress.step % runner.settings.log_every and progress.step != 1:

@@ -50,14 +50,14 @@ class StepReport:
         losses: weighted terms of the effective batch; empty where a prediction was not finite.
         gradient_norm: before clipping; not finite where the step was skipped.
         learning_rate: of the first parameter group outside the backbone.
-        num_images: images in the effective batch.
+        image_ids: of the effective batch; None for an image without.
         matched_ious: of its last batch, on the device; see `Criterion.matched_ious`.
     """
 
     losses: dict[str, float]
     gradient_norm: float
     learning_rate: float
-    num_images: int
+    image_ids: list[int | None]
     matched_ious: dict[str, Tensor]
 
 
@@ -88,7 +88,8 @@ class OpenStep:
             self.arrival.synchronize()
         norm, *losses = self.figures.tolist()
         terms = dict(zip(self.names, losses, strict=True))
-        return StepReport(terms, norm, self.learning_rate, len(self.targets), self.matched_ious)
+        image_ids = [target.get("image_id") for target in self.targets]
+        return StepReport(terms, norm, self.learning_rate, image_ids, self.matched_ious)
 
 
 def train_one_epoch(
@@ -224,11 +225,10 @@ def follow(
         return
     progress.skipped_in_a_row += 1
     if progress.skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
-        image_ids = [target.get("image_id") for target in step.targets]
         raise UserError(
             f"step {progress.step}",
             f"{MAX_SKIPPED_IN_A_ROW} steps in a row had a loss or gradient that is not finite, last with images "
-            f"{image_ids[:8]}",
+            f"{report.image_ids[:8]}",
             "resume with hardware.precision=fp32, or start a new run with a lower optim.lr",
         )
 

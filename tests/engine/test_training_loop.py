@@ -65,7 +65,7 @@ def test_two_batches_of_four_are_one_of_eight(make_hardware, make_learner, make_
         states.append(weights(learner))
     start = make_learner(make_hardware(), **model).model.state_dict()
     for state, report in zip(states[1:], reports[1:], strict=True):
-        assert report.num_images == 8
+        assert len(report.image_ids) == 8
         assert report.gradient_norm == pytest.approx(reports[0].gradient_norm, rel=1e-5)
         for name, loss in reports[0].losses.items():
             assert report.losses[name] == pytest.approx(loss, rel=1e-5)
@@ -78,7 +78,7 @@ def test_two_batches_of_four_are_one_of_eight(make_hardware, make_learner, make_
 def test_the_last_step_of_an_epoch_takes_the_batches_that_are_left(make_hardware, make_learner, make_batches):
     hardware, progress = make_hardware(accumulate=3), Progress()
     reports = train(make_learner(hardware), make_batches(COUNTS, 2), hardware, progress)
-    assert [report.num_images for report in reports] == [6, 2]
+    assert [report.image_ids for report in reports] == [[*range(100, 106)], [106, 107]]
     assert (progress.step, progress.batch) == (2, 4)
 
 
@@ -247,7 +247,7 @@ def test_hearing_of_a_step_one_step_later_changes_nothing(
         torch.manual_seed(0)
         reports = train(learner, batches, hardware, progress)
         assert [math.isfinite(report.gradient_norm) for report in reports] == [True, True, False, False, True, True]
-        outcomes.append((*states(learner, progress), [(r.losses, r.learning_rate, r.num_images) for r in reports]))
+        outcomes.append((*states(learner, progress), [(r.losses, r.learning_rate, r.image_ids) for r in reports]))
         ious.append([report.matched_ious for report in reports])
     now, later = outcomes
     torch.testing.assert_close(*ious, atol=0, rtol=0)

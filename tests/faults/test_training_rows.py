@@ -1,6 +1,7 @@
 """Faults in the midst of training, rows 34 to 36 of the README's table."""
 
 import multiprocessing
+import re
 import shutil
 import threading
 import time
@@ -97,15 +98,16 @@ def test_row_34_an_error_of_ours_names_the_file_and_keeps_its_traceback(make_dat
 
 @pytest.fixture
 def nan_from_step_3(monkeypatch):
-    """The loss is NaN once two steps are done."""
-    forward, calls = Criterion.forward, []
+    """The loss is NaN once two steps are done; gives the ids of the images of all steps."""
+    forward, image_ids = Criterion.forward, []
 
-    def spoilt(criterion, *arguments, **keywords):
-        calls.append(1)
-        losses = forward(criterion, *arguments, **keywords)
-        return {name: loss * (float("nan") if len(calls) > 2 else 1.0) for name, loss in losses.items()}
+    def spoilt(criterion, outputs, targets, **keywords):
+        image_ids.append([target["image_id"] for target in targets])
+        losses = forward(criterion, outputs, targets, **keywords)
+        return {name: loss * (float("nan") if len(image_ids) > 2 else 1.0) for name, loss in losses.items()}
 
     monkeypatch.setattr(Criterion, "forward", spoilt)
+    return image_ids
 
 
 def test_row_35_steps_without_a_finite_loss_change_nothing_and_end_the_run(
@@ -123,9 +125,12 @@ def test_row_35_steps_without_a_finite_loss_change_nothing_and_end_the_run(
     outcome = command("train", *tiny, "hardware.batch_size=1", "save_minutes=0", "hydra.run.dir=run")
     assert outcome.code == 2 and "Traceback" not in outcome.err
     error = outcome.err.splitlines()[-1]
-    said = "error: step 2: 4 steps in a row had a loss or gradient that is not finite, last with images ["
-    assert error.startswith(said) and error.endswith("resume with hardware.precision=fp32, or start a new run with a lower optim.lr")
-    assert outcome.err.count("step 2 skipped: its loss or gradient is not finite") == 3
+    *skipped, (last_id,) = nan_from_step_3[2:]
+    said = "error: step 2: 4 steps in a row had a loss or gradient that is not finite, last with images "
+    remedy = "resume with hardware.precision=fp32, or start a new run with a lower optim.lr"
+    assert error == f"{said}[{last_id}]; {remedy}"
+    said = re.findall(r"step 2 skipped: its loss or gradient is not finite \(images (\d+)\)", outcome.err)
+    assert [[int(image_id)] for image_id in said] == skipped and len(said) == 3
     assert [line["train/skipped"] for line in lines("run") if "train/skipped" in line] == [1.0] * 3
     changed = different(torch.load("before.pt", weights_only=True), last("run"))
     # The noise for denoising was drawn, and the batches are behind.
