@@ -55,6 +55,7 @@ def train_job(config: DictConfig, open_folder: Callable[[], Path], *, resume: bo
         data.check_same_classes()
         seed_everything(config.seed)
         model = _starting_model(config, data.classes, resume=resume)
+        data.warn_of_crowded_images(model.decoder.num_queries)
         run_dir = open_folder()
         held.enter_context(training_alone(run_dir))
         if not resume:

@@ -81,8 +81,18 @@ class CocoInstances:
 
     def indices_with_objects(self, count: int) -> np.ndarray:
         """The first ``count`` images that have a box which is not a crowd."""
+        return np.flatnonzero(self._num_objects())[:count]
+
+    def crowded(self, num_queries: int) -> list[Finding]:
+        """Images in which a model of so many queries cannot find all."""
+        ids = self.image_ids[self._num_objects() > num_queries]
+        what = f"images with more boxes than the {num_queries} queries of the model (image ids)"
+        return findings_of(self.path, what, ids, then=f"at most {num_queries} of each are learnt and found")
+
+    def _num_objects(self) -> np.ndarray:
+        """Boxes of each image, crowds not counted [N]."""
         before = np.concatenate([[0], np.cumsum(~self.crowd)])
-        return np.flatnonzero(before[self.offsets[1:]] > before[self.offsets[:-1]])[:count]
+        return np.diff(before[self.offsets])
 
     def fingerprint(self) -> dict[str, int | str]:
         """Numbers of images and boxes and a SHA-256 of all that is known of them, wherever the files lie."""

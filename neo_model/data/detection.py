@@ -9,6 +9,7 @@ import numpy as np
 
 from neo_model.data.coco import Classes, CocoInstances, read_coco
 from neo_model.data.dataset import DetectionDataset
+from neo_model.data.findings import act_on
 from neo_model.data.image_cache import CacheKind
 from neo_model.data.image_files import check_images
 from neo_model.data.loader import EvaluationLoader, TrainLoader
@@ -109,6 +110,11 @@ class DetectionData:
             UserError: with both counts and the first differences.
         """
         check_same_classes(self.train_annotations, self.classes, self.val_annotations, self.val_classes)
+
+    def warn_of_crowded_images(self, num_queries: int) -> None:
+        """Say once a split which images hold more boxes than a model of so many queries can find."""
+        for instances in (self._train, self._val):
+            act_on(instances.crowded(num_queries))
 
     def findings(self) -> list[dict]:
         """What is not right with the annotations, and was repaired; plain values, by split and kind."""

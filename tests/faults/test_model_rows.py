@@ -1,6 +1,8 @@
 """Rows 17, 18 and 39 of the README's table of faults: far too many boxes, none at all, and numbers that are none."""
 
+import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,15 +10,16 @@ import torch
 from torch import nn
 
 from neo_model.data.transforms import FITS
-from neo_model.engine import EvaluationPlan, Hardware, evaluate
+from neo_model.engine import EvaluationPlan, Hardware, Runner, evaluate
 from neo_model.evaluation import SUMMARY_KEYS, CocoEvaluator
 from neo_model.losses import Criterion, HungarianMatcher
+from tests.config.conftest import CPU, SIZE
 from tests.evaluation.test_coco import CATEGORY_IDS, evaluated, random_case
 from tests.models.test_training import assert_every_parameter_learns, total_loss, warm
 
 
 @pytest.mark.parametrize(("count", "num_queries", "num_denoising_queries"), [(700, 20, 40), (130, 150, 260)])
-def test_row_17_crowded_images_train_and_denoise_no_more_than_the_queries(
+def test_row_17_crowded_images_train_and_denoise_no_more_boxes_than_there_are_queries(
     make_model, make_targets, count, num_queries, num_denoising_queries
 ):
     model = make_model(num_queries=num_queries).train()
@@ -28,6 +31,23 @@ def test_row_17_crowded_images_train_and_denoise_no_more_than_the_queries(
     assert all(loss.isfinite() for loss in losses.values())
     sum(losses.values()).backward()
     assert_every_parameter_learns(model)
+
+
+def test_row_17_a_line_at_the_start_names_the_images_with_more_boxes_than_queries(make_coco, command, monkeypatch):
+    root = make_coco("some", ["a"])
+    path = root / "instances_train.json"
+    content = json.loads(path.read_text())
+    (box,) = [row for row in content["annotations"] if row["image_id"] == 2]
+    content["annotations"] += [box | {"id": 100 + i} for i in range(20)]  # 21 in image 2
+    content["annotations"] += [box | {"id": 200 + i, "image_id": 3, "iscrowd": 1} for i in range(20)]
+    path.write_text(json.dumps(content))
+    own = ["data=custom", f"data.root={root}", "model=tiny", "model.num_queries=20", "logger=none", *SIZE, *CPU]
+    monkeypatch.setattr(Runner, "run", lambda runner: 0.0)  # that training goes on is shown above
+    outcome = command("train", *own, "hydra.run.dir=run")
+    assert outcome.code == 0, outcome.err
+    said = f"{path}: 1 images with more boxes than the 20 queries of the model (image ids): 2; at most 20 of each"
+    for text in (outcome.err, Path("run", "train.log").read_text()):
+        assert text.count("queries of the model") == 1 and f"{said} are learnt and found\n" in text
 
 
 def test_row_18_no_detections_at_all_score_zero():
