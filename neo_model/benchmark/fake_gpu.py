@@ -31,7 +31,7 @@ def fake_gpu() -> Iterator[None]:
             (FakeTensor, "item", lambda tensor: 1),
             (FakeTensor, "__array__", _zeros),
             (FakeTensor, "numpy", _zeros),
-            (torch.Tensor, "pin_memory", lambda tensor: tensor),
+            (torch.Tensor, "pin_memory", _page_locked),
             (torch.nn.functional, "scaled_dot_product_attention", _efficient_attention),
             # Autocast switches itself off where there is no GPU.
             (torch.cuda.amp.common, "amp_definitely_not_available", lambda: False),
@@ -48,6 +48,13 @@ def fake_gpu() -> Iterator[None]:
         stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
         stack.enter_context(_RealHost())
         yield
+
+
+def _page_locked(tensor: Tensor) -> Tensor:
+    """The tensor, marked: there is no memory to lock, but only from such memory does a copy go on by itself."""
+    tensor = tensor.detach()
+    tensor.is_page_locked = True
+    return tensor
 
 
 class _RealHost(TorchDispatchMode):

@@ -67,7 +67,8 @@ class SyncCounter(TorchDispatchMode):
         if source.is_cuda and not result.is_cuda:
             self.counts[TO_HOST_LATER if non_blocking else TO_HOST] += 1
         elif result.is_cuda and not source.is_cuda:
-            self.counts[FROM_HOST] += not non_blocking
+            # From memory that the system may move, CUDA copies through a buffer of its own, for which the host waits.
+            self.counts[FROM_HOST] += not (non_blocking and getattr(source, "is_page_locked", False))
 
     def _counted(self, call: Callable, kind: str) -> Callable:
         def counted(tensor: Tensor, *args, **kwargs):

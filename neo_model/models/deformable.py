@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from neo_model.models.layers import at_least_float32, rounds_as_published
 from neo_model.models.token_mixing import mix_tokens
+from neo_model.ops.targets import to_device
 
 # Tokens for each query from which mixing first is the faster order; measured on a CPU with 60 to 500 queries.
 MIX_FIRST_FROM = 4
@@ -222,7 +223,7 @@ def _levels_of(counts: list[int], memory: Tokens, device: torch.device) -> tuple
     level_P = [level for level, count in enumerate(counts) for _ in range(count)]
     sizes_P2 = torch.tensor([memory.sizes[level][::-1] for level in level_P], dtype=torch.float32)
     first_BP = memory.first_rows()[:, level_P].to(torch.int32)
-    return sizes_P2.to(device, non_blocking=True), first_BP.to(device, non_blocking=True)
+    return to_device(sizes_P2, device), to_device(first_BP, device)
 
 
 def _pixel(location: Tensor, size: Tensor | int) -> Tensor:

@@ -117,7 +117,7 @@ class RTDETR(nn.Module):
 
     def _normalized(self, images: Tensor) -> Tensor:
         if images.dtype == torch.uint8:
-            images = images.to(self.pixel_mean.dtype).div_(255)
+            return images.to(self.pixel_mean.dtype).div_(255).sub_(self.pixel_mean).div_(self.pixel_std)
         return (images - self.pixel_mean).div_(self.pixel_std)
 
 

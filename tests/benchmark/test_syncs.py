@@ -14,6 +14,7 @@ WAYS = {
     "copy_": (lambda x: torch.empty(3).copy_(x), sync_counter.TO_HOST),
     "non-blocking": (lambda x: x.to("cpu", non_blocking=True), sync_counter.TO_HOST_LATER),
     "to the GPU": (lambda x: torch.ones(3).to("cuda"), sync_counter.FROM_HOST),
+    "to the GPU, not page-locked": (lambda x: torch.ones(3).to("cuda", non_blocking=True), sync_counter.FROM_HOST),
     "bool": (lambda x: bool(x.sum() > 0), sync_counter.READ),
     "item": (lambda x: x.sum().item(), sync_counter.READ),
     "indexing": (lambda x: x[torch.tensor([0, 2])], sync_counter.BY_HOST_INDEX),
@@ -28,6 +29,12 @@ def test_every_way_to_wait_is_counted(way):
         with SyncCounter() as counter:
             call(x + 1)
     assert +counter.counts == {kind: 1}
+
+
+def test_a_copy_from_page_locked_memory_is_no_wait():
+    with fake_gpu(), SyncCounter() as counter:
+        torch.ones(3).pin_memory().to("cuda", non_blocking=True)
+    assert not +counter.counts
 
 
 @pytest.mark.slow
