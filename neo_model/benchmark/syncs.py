@@ -26,7 +26,7 @@ from neo_model.engine.training_loop import Learner, train_one_epoch
 from neo_model.optim import AdamW, Constant, Ema
 
 IMAGES = {"num_images": 2, "num_boxes": 10}
-SIZE = (256, 320)  # nothing that is counted depends on it
+SIZE = (480, 640)  # enough tokens for attention to mix before it projects, as in real sizes
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
