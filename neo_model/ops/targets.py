@@ -29,7 +29,10 @@ def pad_targets(
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """``tensor`` on the device; the host goes on at once, as only page-locked memory allows."""
-    if device.type == "cuda" and tensor.device.type == "cpu":
+    """``tensor`` on the device; the host goes on at once, as only page-locked memory allows.
+
+    A compiled graph copies its constants by its own means.
+    """
+    if device.type == "cuda" and tensor.device.type == "cpu" and not torch.compiler.is_compiling():
         tensor = tensor.pin_memory()
     return tensor.to(device, non_blocking=True)
