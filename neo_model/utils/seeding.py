@@ -14,13 +14,13 @@ def seed_everything(seed: int) -> None:
 
 
 def random_state() -> dict:
-    """The state of all generators in plain containers and tensors."""
+    """The state of all generators, of GPUs only the current one's, in plain containers and tensors."""
     name, keys, position, has_gauss, cached = np.random.get_state()
     return {
         "python": random.getstate(),
         "numpy": (name, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, cached),
         "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "cuda": [torch.cuda.get_rng_state()] if torch.cuda.is_available() else [],
     }
 
 
@@ -32,4 +32,5 @@ def restore_random_state(state: dict) -> None:
     np.random.set_state((name, keys.numpy().astype(np.uint32), position, has_gauss, cached))
     torch.set_rng_state(state["torch"])
     if state["cuda"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(state["cuda"])
+        # Older states hold all GPUs that were there, of which there may be fewer now; training used the first.
+        torch.cuda.set_rng_state(state["cuda"][0])

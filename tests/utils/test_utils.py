@@ -5,6 +5,7 @@ import os
 import random
 import subprocess
 import sys
+from itertools import count
 
 import numpy as np
 import pytest
@@ -76,3 +77,22 @@ def test_random_state_comes_back_from_a_file_in_the_middle_of_a_pair_of_normals(
     draw()
     restore_random_state(torch.load(tmp_path / "state.pt", weights_only=True))
     assert draw() == expected
+
+
+def test_the_random_state_of_a_run_among_several_gpus_comes_back_on_a_single_one(monkeypatch):
+    gpus = [torch.tensor([number], dtype=torch.uint8) for number in (5, 6, 7)]
+
+    def set_rng_state(state, device="cuda"):
+        gpus[0 if device == "cuda" else device] = state
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device="cuda": gpus[0 if device == "cuda" else device])
+    monkeypatch.setattr(torch.cuda, "get_rng_state_all", gpus.copy)
+    monkeypatch.setattr(torch.cuda, "set_rng_state", set_rng_state)
+    monkeypatch.setattr(torch.cuda, "set_rng_state_all", lambda states: list(map(set_rng_state, states, count())))
+    state, of_old = random_state(), random_state() | {"cuda": gpus.copy()}
+    del gpus[1:]
+    for saved in (state, of_old):
+        gpus[0] = torch.zeros(1, dtype=torch.uint8)
+        restore_random_state(saved)
+        assert gpus == [5]
