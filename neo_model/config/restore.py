@@ -13,6 +13,8 @@ from neo_model.config.compose import compose_collecting, is_group, parse_overrid
 from neo_model.config.problems import from_hydra, raise_all, unknown_key
 from neo_model.config.validate import validate_training
 from neo_model.utils import UserError
+from neo_model.utils.files import is_there
+from neo_model.utils.quoting import typed
 
 DATA_VIEW = ("resolution", "augment", "fit")
 
@@ -67,7 +69,10 @@ def resumed_config(run_dir: Path, overrides: list[str]) -> DictConfig:
 
     checkpoints = CheckpointFolder(run_dir)
     if checkpoints.is_empty():
-        raise UserError("resume", f"{run_dir} holds no checkpoints/last.pt", "give a folder of outputs/train")
+        remedy = "give a folder of outputs/train"
+        if is_there(run_dir / "config.yaml"):  # of a run that was killed before its first checkpoint
+            remedy = f"repeat the command that started it, with {typed('hydra.run.dir', run_dir)} resume=auto"
+        raise UserError("resume", f"{run_dir} holds no checkpoints/last.pt", remedy)
     checkpoint = checkpoints.newest().content
     config = restore_training_config(checkpoint["config"], overrides)
     refuse_another_training(run_dir, checkpoint, config)

@@ -46,5 +46,9 @@ def chosen_folder(folder: Path) -> Path:
 def check_unused(folder: Path) -> None:
     """Raise ``UserError`` if the folder holds a run, or may not be looked into."""
     if any(is_there(folder / name) for name in RUN_FILES):
-        remedy = f"go on with it by {typed('resume', folder)}, or choose another folder"
-        raise UserError(str(folder), "already holds a run", remedy)
+        from neo_model.engine.checkpoint_folder import CheckpointFolder  # brings torch, for the refusal alone
+
+        # A run that was killed before its first checkpoint has nothing to go on from: it can only start again.
+        again = CheckpointFolder(folder).is_empty()
+        remedy = "add resume=auto to start it again" if again else f"go on with it by {typed('resume', folder)}"
+        raise UserError(str(folder), "already holds a run", f"{remedy}, or choose another folder")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from neo_model.utils import UserError
 from tests.config.conftest import CPU, SIZE
 
 
@@ -129,4 +130,20 @@ def test_a_folder_that_holds_a_run(refused, command, tiny):
     assert command("train", *tiny, "limit_batches=1", "hydra.run.dir=run").code == 0
     error = refused("train", *tiny, "hydra.run.dir=run")
     assert "run: already holds a run; go on with it by resume=run" in error
+    assert json.loads(Path("run/metrics.jsonl").read_text().splitlines()[-1])["epoch"] == 1
+
+
+def test_a_run_that_was_killed_before_its_first_checkpoint_starts_again(command, tiny, monkeypatch):
+    def end_at_once(runner):
+        raise UserError("a test", "ends it", "mend nothing")
+
+    arguments = [*tiny, "limit_batches=1", "hydra.run.dir=run"]
+    with monkeypatch.context() as patch:
+        patch.setattr("neo_model.engine.Runner.run", end_at_once)
+        assert command("train", *arguments).code == 2
+    said = "run: already holds a run; add resume=auto to start it again, or choose another folder"
+    assert command("train", *arguments).error == f"error: {said}\n"
+    said = "run holds no checkpoints/last.pt; repeat the command that started it, with hydra.run.dir=run resume=auto"
+    assert command("train", "resume=run").error == f"error: resume: {said}\n"
+    assert command("train", *arguments, "resume=auto").code == 0
     assert json.loads(Path("run/metrics.jsonl").read_text().splitlines()[-1])["epoch"] == 1
