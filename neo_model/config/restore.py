@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
@@ -88,7 +87,7 @@ def refuse_another_training(run_dir: Path, checkpoint: dict, config: DictConfig)
     before, after = _flat(checkpoint["config"]), _flat(OmegaConf.to_container(config))
     changed = sorted(key for key in before.keys() | after.keys() if before.get(key) != after.get(key))
     is_within_epoch = checkpoint["progress"]["batch"] > 0
-    refused = [(key, _resume_remedy(key, before.get(key), is_within_epoch=is_within_epoch)) for key in changed]
+    refused = [(key, _resume_remedy(run_dir, key, before, after, is_within_epoch=is_within_epoch)) for key in changed]
     raise_all([
         UserError(key, f"is {before.get(key)!r} in {run_dir}, not {after.get(key)!r}", remedy)
         for key, remedy in refused
@@ -96,13 +95,17 @@ def refuse_another_training(run_dir: Path, checkpoint: dict, config: DictConfig)
     ])
 
 
-def _resume_remedy(key: str, value: Any, *, is_within_epoch: bool) -> str | None:
-    """What to do instead of changing ``key``, which was ``value``, in a resumed run; None if it may change."""
+def _resume_remedy(run_dir: Path, key: str, before: dict, after: dict, *, is_within_epoch: bool) -> str | None:
+    """What to do instead of changing ``key`` in a resumed run; None if it may change."""
+    kept, chosen = ("null" if settings.get(key) is None else settings[key] for settings in (before, after))
+    is_part = before.get("limit_batches") is not None  # as many batches of another size are other images
+    if key in schema.DECIDES_AP or (key == "hardware.batch_size" and is_part):
+        measured = f"python eval.py {typed('ckpt', run_dir / 'checkpoints' / 'best.pt')} {key}={chosen}"
+        return f"the best AP so far was measured with it: go on with {key}={kept}, and see {measured} for another"
     if not any(key == allowed or key.startswith(f"{allowed}.") for allowed in schema.CHANGEABLE_ON_RESUME):
         changeable = ", ".join(schema.CHANGEABLE_ON_RESUME)
         return f"a resumed run may change {changeable}; for another {key} start a new run, with weights= if you like"
     if is_within_epoch and key in schema.FIXED_WITHIN_AN_EPOCH:
-        kept = "null" if value is None else value
         return f"the run stopped within an epoch: go on with {key}={kept}, it may change between epochs"
     return None
 

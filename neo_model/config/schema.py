@@ -49,12 +49,15 @@ SUPPLIED = {"num_classes": "the number of classes comes from the annotations"}
 # Changing these on resume is the same training; changing anything else is another one.
 # The data may have moved: their paths may change, to where the same images and annotations lie.
 CHANGEABLE_ON_RESUME = (
-    *("epochs", "hardware", "logger", "evaluation", "debug", "limit_batches", "log_every", "save_minutes", "keep"),
+    *("epochs", "hardware", "logger", "debug", "log_every", "save_minutes", "keep"),
+    *("evaluation.every", "evaluation.at_start", "evaluation.patience", "evaluation.pictures", "evaluation.backend"),
     *("data.root", "data.train_images", "data.train_annotations", "data.val_images", "data.val_annotations"),
     "data.max_bad_fraction",
 )
 # These decide which images the batches of an epoch hold, so not while one is half done.
-FIXED_WITHIN_AN_EPOCH = ("hardware.batch_size", "hardware.accumulate", "limit_batches")
+FIXED_WITHIN_AN_EPOCH = ("hardware.batch_size", "hardware.accumulate")
+# These decide what AP means: another AP is no reason to write over the best weights so far.
+DECIDES_AP = ("limit_batches", "evaluation.conf_threshold", "evaluation.nms_threshold", "evaluation.max_detections")
 
 # A data set may have this key for its other paths to start with, also when its class does not take it.
 PATH_PREFIX = "root"

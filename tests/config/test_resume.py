@@ -132,10 +132,10 @@ def test_a_finished_run_says_so(command, steps):
 
 
 @pytest.fixture(scope="module")
-def run_of_a_step(tmp_path_factory, tiny) -> Path:
-    """A run of one step for all refusals below."""
-    run_dir = tmp_path_factory.mktemp("one_step") / "run"
-    assert main("train", [*tiny, "limit_batches=1", f"hydra.run.dir={run_dir}"]) == 0
+def run_of_an_epoch(tmp_path_factory, tiny) -> Path:
+    """A run of three steps for all refusals below."""
+    run_dir = tmp_path_factory.mktemp("one_epoch") / "run"
+    assert main("train", [*tiny, f"hydra.run.dir={run_dir}"]) == 0
     return run_dir
 
 
@@ -153,41 +153,40 @@ def run_of_a_step(tmp_path_factory, tiny) -> Path:
         ("--info", ["only --cfg job prints a saved run's configuration"]),
     ],
 )
-def test_a_resumed_run_stays_the_same_training(command, run_of_a_step, tmp_path, override, parts):
-    before = {path: path.read_bytes() for path in run_of_a_step.rglob("*") if path.is_file()}
-    error = command("train", f"resume={run_of_a_step}", override).error
+def test_a_resumed_run_stays_the_same_training(command, run_of_an_epoch, tmp_path, override, parts):
+    before = {path: path.read_bytes() for path in run_of_an_epoch.rglob("*") if path.is_file()}
+    error = command("train", f"resume={run_of_an_epoch}", override).error
     assert all(part in error for part in parts), error
-    assert before == {path: path.read_bytes() for path in run_of_a_step.rglob("*") if path.is_file()}
+    assert before == {path: path.read_bytes() for path in run_of_an_epoch.rglob("*") if path.is_file()}
     assert not os.listdir(tmp_path)
 
 
-def test_the_configuration_to_go_on_with_is_printed_without_going_on(command, run_of_a_step, monkeypatch):
+def test_the_configuration_to_go_on_with_is_printed_without_going_on(command, run_of_an_epoch, monkeypatch):
     monkeypatch.setenv("MY_API_KEY", "0123456789abcdef0123")
-    before = {path: path.read_bytes() for path in run_of_a_step.rglob("*") if path.is_file()}
+    before = {path: path.read_bytes() for path in run_of_an_epoch.rglob("*") if path.is_file()}
     changes = ["epochs=7", "data.root=${oc.env:MY_API_KEY}"]
-    outcome = command("train", f"resume={run_of_a_step}", *changes, "--cfg", "job", "--resolve")
+    outcome = command("train", f"resume={run_of_an_epoch}", *changes, "--cfg", "job", "--resolve")
     assert outcome.code == 0, outcome.err
     printed = OmegaConf.create(outcome.out)
     assert (printed.epochs, printed.data.num_train, printed.data.root) == (7, 12, "$MY_API_KEY")
-    assert before == {path: path.read_bytes() for path in run_of_a_step.rglob("*") if path.is_file()}
+    assert before == {path: path.read_bytes() for path in run_of_an_epoch.rglob("*") if path.is_file()}
 
 
-def test_hardware_may_change_and_data_may_move_between_epochs(command, run_of_a_step, shapes_root, tmp_path):
-    shutil.copytree(run_of_a_step, "run")
+def test_hardware_may_change_and_data_may_move_between_epochs(command, run_of_an_epoch, shapes_root, tmp_path):
+    shutil.copytree(run_of_an_epoch, "run")
     shutil.copytree(shapes_root, "moved")
-    changes = ["limit_batches=null", "hardware.batch_size=2", "hardware.accumulate=2"]
-    changes += ["data.root=moved", "data.max_bad_fraction=0.5"]
+    changes = ["hardware.batch_size=2", "data.root=moved", "data.max_bad_fraction=0.5"]
     outcome = command("train", "resume=run", "epochs=2", *changes)
     assert outcome.code == 0, outcome.err
     assert last("run")["config"]["hardware"]["batch_size"] == 2
-    # The first epoch took a step, the second 12 images in batches of 2 x 2; the schedule is at the end of two such.
-    assert (last("run")["progress"]["epoch"], last("run")["progress"]["step"]) == (2, 1 + 3)
-    assert last("run")["scheduler"] == {"last_epoch": 6, "steps_per_epoch": 3}
-    assert "step    4/4" in outcome.err or "step 4/4" in outcome.err
+    # The first epoch took 12 images in batches of 4, the second of 2; the schedule is at the end of two such.
+    assert (last("run")["progress"]["epoch"], last("run")["progress"]["step"]) == (2, 3 + 6)
+    assert last("run")["scheduler"] == {"last_epoch": 12, "steps_per_epoch": 6}
+    assert "step    9/9" in outcome.err or "step 9/9" in outcome.err
 
 
-def test_a_folder_in_which_another_process_trains_is_left_alone(command, run_of_a_step, holder):  # noqa: F811
-    shutil.copytree(run_of_a_step, "run")
+def test_a_folder_in_which_another_process_trains_is_left_alone(command, run_of_an_epoch, holder):  # noqa: F811
+    shutil.copytree(run_of_an_epoch, "run")
     process = holder(Path("run"))
     before = {path: path.read_bytes() for path in Path("run").rglob("*") if path.is_file()}
     error = command("train", "resume=run", "epochs=2").error
@@ -198,13 +197,12 @@ def test_a_folder_in_which_another_process_trains_is_left_alone(command, run_of_
 @pytest.mark.parametrize(
     ("override", "kept"),
     [
-        ("limit_batches=2", "limit_batches=1"),
         ("hardware.batch_size=2", "hardware.batch_size=4"),
         ("hardware.accumulate=3", "hardware.accumulate=1"),
     ],
 )
-def test_what_makes_up_an_epoch_stays_within_one(command, run_of_a_step, override, kept):
-    shutil.copytree(run_of_a_step, "run")
+def test_what_makes_up_an_epoch_stays_within_one(command, run_of_an_epoch, override, kept):
+    shutil.copytree(run_of_an_epoch, "run")
     checkpoint = last("run")
     checkpoint["progress"]["batch"] = 1
     torch.save(checkpoint, "run/checkpoints/last.pt")

@@ -171,6 +171,33 @@ def test_row_26_another_machine_is_a_warning(command, run_of_a_step, monkeypatch
     assert "torch is 9.9.9, was 2." in warning and warning.endswith("precision is bf16, was fp32")
 
 
+OTHER_AP = {
+    "limit_batches=null": "1",
+    "hardware.batch_size=2": "4",  # a batch is all that is evaluated of this run
+    "evaluation.conf_threshold=0.5": "0.01",
+    "evaluation.nms_threshold=0.7": "null",
+    "evaluation.max_detections=10": "300",
+}
+
+
+@pytest.mark.parametrize("override", OTHER_AP)
+def test_row_26_an_ap_of_another_meaning_does_not_replace_the_best_weights(refused, run_of_a_step, override):
+    shutil.copytree(run_of_a_step, "run")
+    key, kept = override.partition("=")[0], OTHER_AP[override]
+    error = refused("train", "resume=run", "epochs=2", override)
+    assert error.startswith(f"error: {key}: is ") and error.endswith(
+        f"; the best AP so far was measured with it: go on with {key}={kept}, "
+        f"and see python eval.py ckpt=run/checkpoints/best.pt {override} for another\n"
+    )
+
+
+def test_row_26_when_to_evaluate_may_change(command, run_of_a_step):
+    shutil.copytree(run_of_a_step, "run")
+    plan = ["every=2", "at_start=true", "patience=3", "pictures=1", "backend=pycocotools"]
+    outcome = command("train", "resume=run", *[f"evaluation.{choice}" for choice in plan])
+    assert outcome.code == 0 and "all 1 epochs are done" in outcome.err
+
+
 NO_TENSORS = (
     "is not a plain weight file (damaged, or it holds objects other than tensors); "
     "give a file of tensors; nothing else is ever unpickled"
