@@ -13,6 +13,7 @@ from torch import nn
 
 from neo_model.config.build import build_model_from_config
 from neo_model.config.instantiate import instantiate
+from neo_model.config.restore import refuse_another_training
 from neo_model.config.run_log import LogFile, run_log
 from neo_model.config.secrets import redacted
 from neo_model.config.targets import TARGET
@@ -67,7 +68,7 @@ def train_job(config: DictConfig, open_folder: Callable[[], Path], *, resume: bo
         runner = _runner(config, model, data, run_dir)
         log.info("%s, %d classes, %s", title_of(config), len(data.classes.names), runner.hardware)
         if resume:
-            _restore(runner)
+            _restore(runner, config)
         try:
             best = runner.run()
         except Interrupted:
@@ -118,8 +119,9 @@ def _runner(config: DictConfig, model: nn.Module, data: DetectionData, run_dir: 
     )
 
 
-def _restore(runner: Runner) -> None:
-    runner.restore()
+def _restore(runner: Runner, config: DictConfig) -> None:
+    # Once more, now that nobody else trains here: another process may have gone on with other settings meanwhile.
+    runner.restore(lambda checkpoint: refuse_another_training(runner.run_dir, checkpoint, config))
     log.info("going on after step %d of %d", runner.progress.step, runner.total_steps)
     epochs = runner.settings.epochs
     if runner.progress.epoch >= epochs:

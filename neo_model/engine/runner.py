@@ -4,7 +4,7 @@ import itertools
 import logging
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -277,8 +277,8 @@ class Runner:
         about = {"config": self.config, "classes": classes, "progress": self.progress.state_dict()}
         return about | weights_state(self.learner)
 
-    def restore(self) -> None:
-        """Go on from the newest whole checkpoint in the run's folder.
+    def restore(self, check: Callable[[dict], None] = lambda content: None) -> None:
+        """Go on from the newest whole checkpoint in the run's folder, once ``check`` has let its content pass.
 
         Raises:
             UserError: there is none, it holds no optimizer, other classes or data than the run's, or part of an epoch
@@ -287,6 +287,7 @@ class Runner:
         path, content, passed_over = self.checkpoints.newest()
         for error in passed_over:
             log.warning("%s %s; going on from %s", error.where, error.cause, path)
+        check(content)
         check_classes(path, content["classes"], self.classes)
         if "circumstances" in content:
             with telling_of_misfit(path, "circumstances"):

@@ -11,10 +11,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from neo_model.config.command_line import main
 from neo_model.config.compose import compose_training
 from neo_model.config.jobs import train_job
+from neo_model.config.restore import resumed_config
 from neo_model.engine.checkpoint import read_checkpoint
 from neo_model.engine.checkpoint_folder import CheckpointFolder
 from neo_model.engine.progress import StopRequest
@@ -71,6 +73,24 @@ def test_what_another_process_saved_meanwhile_is_not_trained_over(steps, straigh
     assert {p.relative_to(run_dir): b for p, b in contents(run_dir).items()} == {
         p.relative_to(straight): b for p, b in contents(straight).items()
     }
+
+
+def test_row_26_settings_that_another_process_went_on_with_meanwhile_are_compared_too(straight, tmp_path):
+    run_dir = Path(shutil.copytree(straight, tmp_path / "run"))
+    config = resumed_config(run_dir, ["epochs=3"])
+    checkpoint = last(run_dir)
+    checkpoint["config"]["hardware"] |= {"batch_size": 4, "accumulate": 1}
+    checkpoint["progress"]["batch"] = 1
+
+    def open_folder() -> Path:
+        torch.save(checkpoint, run_dir / "checkpoints" / "last.pt")
+        return run_dir
+
+    with pytest.raises(UserError) as refusal:
+        train_job(config, open_folder, resume=True)
+    for key, was, now in (("batch_size", 4, 2), ("accumulate", 1, 2)):
+        said = f"hardware.{key}: is {was} in {run_dir}, not {now}; the run stopped within an epoch: go on with "
+        assert f"{said}hardware.{key}={was}" in str(refusal.value)
 
 
 def test_row_31_a_flipped_bit_sends_the_run_back_to_the_checkpoint_before(command, straight):
