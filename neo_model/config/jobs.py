@@ -54,6 +54,7 @@ def train_job(config: DictConfig, open_folder: Callable[[], Path], *, resume: bo
     with run_log() as file_log, telling_what_helps(config), ExitStack() as held:
         data = instantiate(config.data, key="data")
         data.check_same_classes()
+        data.inspect_val_images(config.overfit)
         seed_everything(config.seed)
         model = _starting_model(config, data.classes, resume=resume)
         data.warn_of_crowded_images(model.decoder.num_queries)

@@ -2,22 +2,15 @@
 
 import signal
 import sys
-from collections import defaultdict
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
-
-from tqdm import tqdm
 
 from neo_model.data.coco import CocoInstances, examine_coco
 from neo_model.data.detection import DetectionData, check_same_classes, refuse_without_boxes
-from neo_model.data.findings import Finding, finding_of, findings_of
-from neo_model.data.image_files import DamagedImage, WrongSize, examine_folder, inspect_image
-from neo_model.data.replacement import refuse_too_many
+from neo_model.data.findings import Finding, finding_of, raised_by
+from neo_model.data.image_files import examine_folder
+from neo_model.data.image_inspection import examine_images
 from neo_model.utils import UserError
-from neo_model.utils.cores import num_cores
 
 HELP = """\
 Check a data set before training on it: what is wrong, how often, and what training will do about it.
@@ -28,7 +21,8 @@ usage: python -m neo_model.data.audit data=NAME [key=value ...]
   images=false                look at the annotations and at which files there are, not into the files (true)
 
 The annotations are checked as at the start of every training. Of each image the header and the end
-are read, by several threads; a file in which they do not tell enough is decoded.
+are read, by several threads, as training does with the validation images; a file in which they do
+not tell enough is decoded.
 
 exit code: 0 nothing found, 1 only what training puts up with, 2 something that stops it
 
@@ -39,8 +33,6 @@ examples:
 
 CLEAN, TOLERATED, STOPS = 0, 1, 2
 SWITCH = "images"
-FILES_A_TASK = 64
-THREADS_A_CORE = 4  # most of their time is waiting for the disk
 
 
 @dataclass(frozen=True)
@@ -81,18 +73,9 @@ def audit(data: DetectionData, *, images: bool = True) -> list[SplitReport]:
         reports.append(SplitReport(split, title, findings))
     if len(instances) == 2:
         train, val = instances["train"], instances["val"]
-        reports[-1].findings.extend(_attempt(refuse_without_boxes, val))
-        reports[-1].findings.extend(_attempt(check_same_classes, train.path, train.classes, val.path, val.classes))
+        reports[-1].findings.extend(raised_by(refuse_without_boxes, val))
+        reports[-1].findings.extend(raised_by(check_same_classes, train.path, train.classes, val.path, val.classes))
     return reports
-
-
-def _attempt(check, *arguments) -> list[Finding]:
-    """What a check of training's raises, as a finding."""
-    try:
-        check(*arguments)
-    except UserError as error:
-        return [finding_of(error)]
-    return []
 
 
 def _audit_files(
@@ -105,45 +88,7 @@ def _audit_files(
         return [finding_of(error)]
     if not images:
         return findings
-    damaged, unusable = defaultdict(list), defaultdict(list)
-    for name, error in _problems(folder, instances, there):
-        if isinstance(error, DamagedImage):
-            damaged[error.cause].append(name)
-        elif isinstance(error, WrongSize):
-            unusable["files of another size than their annotation says", error.remedy].append(f"{name} {error.cause}")
-        else:
-            unusable[f"files of which each {error.cause}", error.remedy].append(name)
-    for (what, remedy), names in unusable.items():
-        findings += findings_of(folder, what, names, then=remedy, stops=True)
-    then = "another image is trained on instead" if max_bad_fraction is not None else "restore it for the evaluation"
-    for cause, names in damaged.items():
-        what = f"files of which each {cause}"
-        findings += findings_of(folder, what, names, then=then, stops=max_bad_fraction is None)
-    if max_bad_fraction is not None:
-        names = list(chain(*damaged.values()))
-        findings += _attempt(refuse_too_many, names, len(instances), max_bad_fraction)
-    return findings
-
-
-def _problems(folder: Path, instances: CocoInstances, indices: list[int]) -> Iterator[tuple[str, UserError]]:
-    """Names of the image files that cannot be trained on, and why."""
-    tasks = [indices[first : first + FILES_A_TASK] for first in range(0, len(indices), FILES_A_TASK)]
-
-    def look_at(task: list[int]) -> list[tuple[str, UserError]]:
-        problems = []
-        for index in task:
-            name = instances.file_name(index)
-            try:
-                inspect_image(folder / name, tuple(instances.sizes_wh[index].tolist()))
-            except UserError as error:
-                problems.append((name, error))
-        return problems
-
-    bar = tqdm(total=len(indices), desc=f"looking at {folder}", unit="image", leave=False, disable=None)
-    with bar, ThreadPoolExecutor(THREADS_A_CORE * num_cores()) as pool:
-        for task, problems in zip(tasks, pool.map(look_at, tasks), strict=True):
-            bar.update(len(task))
-            yield from problems
+    return findings + examine_images(folder, instances, there, max_bad_fraction=max_bad_fraction)
 
 
 def table(reports: list[SplitReport]) -> str:

@@ -12,6 +12,7 @@ from neo_model.data.dataset import DetectionDataset
 from neo_model.data.findings import act_on
 from neo_model.data.image_cache import CacheKind
 from neo_model.data.image_files import check_images
+from neo_model.data.image_inspection import examine_images
 from neo_model.data.loader import EvaluationLoader, TrainLoader
 from neo_model.data.resolution import Resolution
 from neo_model.data.transforms import Augmentation, Fit
@@ -115,6 +116,15 @@ class DetectionData:
         """Say once a split which images hold more boxes than a model of so many queries can find."""
         for instances in (self._train, self._val):
             act_on(instances.crowded(num_queries))
+
+    def inspect_val_images(self, overfit: int = 0) -> None:
+        """Look at the headers and ends of the images to evaluate on, which must all be whole, before a run begins.
+
+        Raises:
+            UserError: images are damaged or have another size than their annotation says (how many, the first five).
+        """
+        dataset = self.val_dataset(overfit)
+        act_on(examine_images(dataset.folder, dataset.instances, dataset.indices.tolist(), decoding=False))
 
     def findings(self) -> list[dict]:
         """What is not right with the annotations, and was repaired; plain values, by split and kind."""

@@ -1,7 +1,7 @@
 """What is not right with a data set, in one form for the console, the run's folder and the audit."""
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,6 +74,15 @@ def findings_of(
 def finding_of(error: UserError) -> Finding:
     """An error that training would end with."""
     return Finding(error.where, error.cause, 1, (), error.remedy, stops=True)
+
+
+def raised_by(check: Callable[..., None], *arguments: object) -> list[Finding]:
+    """What a check of training's raises, as a finding."""
+    try:
+        check(*arguments)
+    except UserError as error:
+        return [finding_of(error)]
+    return []
 
 
 def act_on(findings: Iterable[Finding]) -> None:

@@ -26,7 +26,8 @@ REDUCED_DECODING = {
 MOST_PIXELS = 2**28
 
 
-RESTORE = "restore it, or take it out of the annotations"
+UNCHANGED = "(which a run that has begun needs unchanged)"
+RESTORE = f"restore it, or take it out of the annotations {UNCHANGED}"
 # Of a file, for ``inspect_image``: most headers and all proper ends.
 HEAD_BYTES, TAIL_BYTES = 2**15, 2**12
 
@@ -86,7 +87,7 @@ def examine_folder(folder: Path, instances: CocoInstances) -> tuple[list[Finding
             else:
                 there.append(index)
     of_all = f"of {len(instances)} images of {instances.path}"
-    remedy = "or remove these images from the annotations"
+    remedy = f"or remove these images from the annotations {UNCHANGED}"
     findings = _stopping(instances.path, "images whose file_name is no name of a file", nameless, "correct it")
     findings += _stopping(
         instances.path, "images whose file_name leads out of the image folder", outside, "name files inside it"
@@ -143,6 +144,21 @@ def decode(
         DamagedImage: it is no image, not all of one, or lies on a defective part of the disk.
         UserError: it cannot be read, has another size or more than ``MOST_PIXELS``.
     """
+    encoded = _read_encoded(path, remedy, expected_wh)
+    if encoded[:3] != encoded_images.JPEG_START:
+        reduction = 1
+    try:
+        image = cv2.imdecode(np.frombuffer(encoded, np.uint8), REDUCED_DECODING.get(reduction, DECODING))
+    except cv2.error:  # of a forged size in one of the rarer formats, for example
+        image = None
+    if image is None:
+        raise DamagedImage(path, encoded_images.damage(encoded) or "is not an image that can be decoded", remedy)
+    _check_size(path, (image.shape[1] * reduction, image.shape[0] * reduction), expected_wh, remedy)
+    return image if reduction == 1 else cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image)
+
+
+def _read_encoded(path: Path, remedy: str, expected_wh: tuple[int, int] | None) -> bytes:
+    """All of a file in which nothing is wrong that its header and, of a JPEG or PNG, its end tell; see ``decode``."""
     try:
         encoded = path.read_bytes()
     except OSError as error:
@@ -154,16 +170,7 @@ def decode(
     damage = encoded_images.damage(encoded, checksums=False)
     if damage is not None:
         raise DamagedImage(path, damage, remedy)
-    if encoded[:3] != encoded_images.JPEG_START:
-        reduction = 1
-    try:
-        image = cv2.imdecode(np.frombuffer(encoded, np.uint8), REDUCED_DECODING.get(reduction, DECODING))
-    except cv2.error:  # of a forged size in one of the rarer formats, for example
-        image = None
-    if image is None:
-        raise DamagedImage(path, encoded_images.damage(encoded) or "is not an image that can be decoded", remedy)
-    _check_size(path, (image.shape[1] * reduction, image.shape[0] * reduction), expected_wh, remedy)
-    return image if reduction == 1 else cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image)
+    return encoded
 
 
 def reduction_for(source_wh: tuple[int, int], needed_wh: tuple[float, float]) -> int:
@@ -182,7 +189,7 @@ def _check_size(path: Path, found_wh: tuple[int, int], expected_wh: tuple[int, i
     if expected_wh is not None and tuple(expected_wh) != found_wh:
         turned = " (turned by its EXIF orientation, which is not used)" if found_wh[::-1] == tuple(expected_wh) else ""
         cause = f"is {found}, its annotation says {expected_wh[0]}x{expected_wh[1]}{turned}"
-        raise WrongSize(path, cause, "correct the annotation, or write the image again in the size it is shown in")
+        raise WrongSize(path, cause, f"write the image again in that size, or correct the annotations {UNCHANGED}")
     if found_wh[0] * found_wh[1] > MOST_PIXELS:
         raise UserError(path, f"claims to be {found}, more than {MOST_PIXELS:,} pixels", remedy)
 
@@ -202,16 +209,16 @@ def load_image(path: Path, size_wh: tuple[int, int], *, reduction: int = 1) -> n
     return decode(path, remedy=RESTORE, expected_wh=tuple(size_wh), reduction=reduction)
 
 
-def inspect_image(path: Path, size_wh: tuple[int, int]) -> None:
+def inspect_image(path: Path, size_wh: tuple[int, int], *, decoding: bool = True) -> None:
     """Raise what ``load_image`` would, going by the beginning and the end of a JPEG or PNG.
 
-    What these do not prove sound, and other formats, are decoded.
+    What these do not prove sound, and other formats, are decoded; without ``decoding`` only what has no readable size.
     """
     head, tail = _ends(path)
     claimed_wh = encoded_images.size_wh(head)
     if claimed_wh is not None and encoded_images.is_surely_whole(head, tail):
         _check_size(path, claimed_wh, tuple(size_wh), RESTORE)
-    else:
+    elif decoding or encoded_images.size_wh(_read_encoded(path, RESTORE, tuple(size_wh))) is None:
         load_image(path, size_wh)
 
 

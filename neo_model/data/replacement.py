@@ -8,7 +8,7 @@ import numpy as np
 
 from neo_model.data.dataset import DetectionDataset, SampleRequest
 from neo_model.data.findings import first_of
-from neo_model.data.image_files import RESTORE, DamagedImage, decode
+from neo_model.data.image_files import RESTORE, UNCHANGED, DamagedImage, decode
 from neo_model.utils import UserError
 
 logger = logging.getLogger(__name__)
@@ -120,5 +120,5 @@ def refuse_too_many(damaged: list[str], num_images: int, max_fraction: float) ->
         raise UserError(
             "data.max_bad_fraction",
             f"{counts}, more than the fraction {max_fraction:g}: {first_of(damaged)}",
-            "restore them, take them out of the annotations, or allow more",
+            f"restore them, allow more, or take them out of the annotations {UNCHANGED}",
         )

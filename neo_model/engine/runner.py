@@ -24,7 +24,7 @@ from neo_model.engine.progress import Interrupted, Progress, StopRequest, unless
 from neo_model.engine.run_state import restore, telling_of_misfit, training_state, weights_state
 from neo_model.engine.showing import Showing
 from neo_model.engine.step_recorder import StepRecorder
-from neo_model.engine.training_loop import Learner, train_one_epoch
+from neo_model.engine.training_loop import NOT_FINITE_REMEDY, Learner, train_one_epoch
 from neo_model.evaluation import SUMMARY_KEYS, CocoEvaluator
 from neo_model.losses import Criterion
 from neo_model.optim import AdamW, Ema, Schedule
@@ -230,7 +230,7 @@ class Runner:
         try:
             evaluate(model, batches, evaluator, self.plan, self.hardware)
         except FloatingPointError as error:
-            raise UserError("evaluation", str(error), "lower optim.lr, or use hardware.precision=fp32") from error
+            raise UserError("evaluation", str(error), NOT_FINITE_REMEDY) from error
         metrics = evaluator.compute(only_seen=self.settings.limit_batches is not None)
         ap = 0.0 if math.isnan(metrics["AP"]) else metrics["AP"]
         progress.unevaluated = False

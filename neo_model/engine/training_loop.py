@@ -17,6 +17,7 @@ from neo_model.optim.ema import WeightAverage
 from neo_model.utils import UserError
 
 MAX_SKIPPED_IN_A_ROW = 30  # an fp16 scaler needs some 16 to come down from 65,536
+NOT_FINITE_REMEDY = "resume with hardware.precision=fp32, or start a new run with a lower optim.lr"
 
 Batch = tuple[Tensor, list[dict]]
 
@@ -229,7 +230,7 @@ def follow(
             f"step {progress.step}",
             f"{MAX_SKIPPED_IN_A_ROW} steps in a row had a loss or gradient that is not finite, last with images "
             f"{report.image_ids[:8]}",
-            "resume with hardware.precision=fp32, or start a new run with a lower optim.lr",
+            NOT_FINITE_REMEDY,
         )
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from neo_model.data.audit import audit, exit_code, main, table
-from neo_model.data.image_files import inspect_image, load_image
+from neo_model.data.image_files import DamagedImage, WrongSize, inspect_image, load_image
 from neo_model.utils import UserError
 from tests.data.conftest import small_instances, write_json
 
@@ -142,6 +142,23 @@ def test_a_look_at_header_and_end_says_what_decoding_would(tmp_path, kind, size_
         path.write_bytes(content)
         for claimed_wh in (size_wh, (1, 1)):
             assert _outcome(inspect_image, path, claimed_wh) == _outcome(load_image, path, claimed_wh)
+
+
+@pytest.mark.parametrize("kind", [".jpg", ".png", ".bmp"])
+def test_without_decoding_a_look_costs_no_pixels_and_finds_what_is_cut(tmp_path, kind, monkeypatch):
+    whole, path = cv2.imencode(kind, np.zeros((30, 40, 3), np.uint8))[1].tobytes(), tmp_path / f"a{kind}"
+    segment = b"\xff\xe1" + (40_002).to_bytes(2, "big") + bytes(40_000)  # no size before the first 32 KiB
+    contents = [whole, whole[:2] + segment + whole[2:]] if kind == ".jpg" else [whole]
+    monkeypatch.setattr(cv2, "imdecode", lambda *_: pytest.fail("pixels were decoded"))
+    for content in contents:
+        path.write_bytes(content)
+        inspect_image(path, (40, 30), decoding=False)
+        with pytest.raises(WrongSize, match="is 40x30, its annotation says 60x30; write the image again in that size"):
+            inspect_image(path, (60, 30), decoding=False)
+        if kind != ".bmp":
+            path.write_bytes(content[:-9])
+            with pytest.raises(DamagedImage, match="is cut off"):
+                inspect_image(path, (40, 30), decoding=False)
 
 
 def _outcome(look, path, size_wh) -> str:

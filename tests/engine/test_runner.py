@@ -241,6 +241,16 @@ def test_loggers_are_shown_training_pictures_matches_and_classes(make_runner):
     assert sum(means) / 3 == pytest.approx(records(runner, "val/AP")[2 * NUM_BATCHES], abs=1e-6)
 
 
+def test_predictions_that_are_not_finite_end_an_evaluation_with_what_a_resume_takes(make_runner, monkeypatch):
+    def refuse(*arguments):
+        raise FloatingPointError("a score of image 3 is nan")
+
+    monkeypatch.setattr("neo_model.engine.runner.evaluate", refuse)
+    said = "evaluation: a score of image 3 is nan; resume with hardware.precision=fp32, or start a new run with a lower"
+    with pytest.raises(UserError, match=said):
+        make_runner(epochs=1, limit_batches=1).run()
+
+
 def test_an_undefined_ap_counts_as_zero_and_still_leaves_weights(make_runner, scripted_ap):
     scripted_ap(math.nan)
     runner = make_runner(epochs=1)

@@ -10,6 +10,7 @@ from neo_model.data.image_files import DamagedImage, decode, load_image
 from neo_model.engine.checkpoint import read_checkpoint
 from neo_model.utils import UserError
 from tests.engine.test_runner import records
+from tests.faults.test_configuration_rows import custom
 
 TAIL = b"a camera's own notes"
 
@@ -131,6 +132,22 @@ def test_rows_02_to_04_an_evaluation_never_leaves_an_image_out(root, make_data, 
     loader = make_data(max_bad_fraction=1.0).val_loader(**{**OPTIONS, "workers": workers})
     with pytest.raises(DamagedImage, match=r"1.jpg: is cut off .* marker\); restore it"):
         list(loader)
+
+
+@pytest.mark.parametrize("overfit", [0, 2])
+def test_rows_02_to_07_an_image_that_no_evaluation_can_use_is_found_before_there_is_a_run(refused, make_coco, overfit):
+    folder = make_coco("mine", ["crate"])
+    images, arguments = folder / "images", [*custom(folder), f"overfit={overfit}"]
+    whole = (images / "1.png").read_bytes()
+    for content, said in {
+        whole[:-20]: "1 files of which each is cut off (it has no end chunk): 1.png; restore it, or take it out of the",
+        b"<html>": "1 files of which each is not an image that can be decoded: 1.png; restore it, or take it out of the",
+        png(): "1 files of another size than their annotation says: 1.png is 64x48, its annotation says 256x144; "
+        "write the image again in that size, or correct the",
+    }.items():
+        (images / "1.png").write_bytes(content)
+        unchanged = "annotations (which a run that has begun needs unchanged)"
+        assert refused("train", *arguments, "data.max_bad_fraction=1") == f"error: {images}: {said} {unchanged}\n"
 
 
 @pytest.mark.slow

@@ -40,7 +40,8 @@ def test_row_01_images_without_permission_to_read_are_counted_and_five_named(roo
         check_images(root / "images", instances)
     assert str(error.value) == (
         f"{root}/images: 6 of 7 images of {instances.path} may not be read: 1.jpg, 2.jpg, 3.jpg, 4.jpg, 5.jpg, ...; "
-        "correct their permissions, or remove these images from the annotations"
+        "correct their permissions, or remove these images from the annotations "
+        "(which a run that has begun needs unchanged)"
     )
     assert examine_folder(root / "images", instances)[1] == [0]
 
