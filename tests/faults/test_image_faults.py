@@ -139,15 +139,16 @@ def test_rows_02_to_07_an_image_that_no_evaluation_can_use_is_found_before_there
     folder = make_coco("mine", ["crate"])
     images, arguments = folder / "images", [*custom(folder), f"overfit={overfit}"]
     whole = (images / "1.png").read_bytes()
+    restore = "restore it, or take it out of the"
+    mend = "write the image again in that size, or correct the"
     for content, said in {
-        whole[:-20]: "1 files of which each is cut off (it has no end chunk): 1.png; restore it, or take it out of the",
-        b"<html>": "1 files of which each is not an image that can be decoded: 1.png; restore it, or take it out of the",
-        png(): "1 files of another size than their annotation says: 1.png is 64x48, its annotation says 256x144; "
-        "write the image again in that size, or correct the",
+        whole[:-20]: f"of which each is cut off (it has no end chunk): 1.png; {restore}",
+        b"<html>": f"of which each is not an image that can be decoded: 1.png; {restore}",
+        png(): f"of another size than their annotation says: 1.png is 64x48, its annotation says 256x144; {mend}",
     }.items():
         (images / "1.png").write_bytes(content)
-        unchanged = "annotations (which a run that has begun needs unchanged)"
-        assert refused("train", *arguments, "data.max_bad_fraction=1") == f"error: {images}: {said} {unchanged}\n"
+        said += " annotations (which a run that has begun needs unchanged)"
+        assert refused("train", *arguments, "data.max_bad_fraction=1") == f"error: {images}: 1 files {said}\n"
 
 
 @pytest.mark.slow
