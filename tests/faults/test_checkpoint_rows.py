@@ -150,7 +150,7 @@ def test_row_26_other_data_and_other_settings_are_shown(command, steps, straight
     shutil.copytree(straight, "run")
     data = Path(read_checkpoint("run/checkpoints/last.pt")["config"]["data"]["root"])
     shutil.copytree(data, "moved")
-    (annotations,) = Path("moved").glob("*/instances_train.json")
+    (annotations,) = Path("moved").glob("256x144-*-12+4/instances_train.json")
     content = json.loads(annotations.read_text())
     content["annotations"].pop()
     annotations.write_text(json.dumps(content))
