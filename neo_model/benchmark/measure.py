@@ -13,10 +13,11 @@ import torch
 
 Result = TypeVar("Result")
 
-SAMPLE_SECONDS = 0.2  # a call shorter than this is repeated within a sample
+SAMPLE_SECONDS = 1.0  # a call shorter than this is repeated within a sample
 MOST_RETAKES = 4  # of one sample; then the least disturbed is kept
 PAUSE_SECONDS = 1.0  # before a sample is retaken, for the others to finish
-# CPU time of other processes that a sample may contain: the kernel counts in ticks of 10 ms per core.
+# CPU time of other processes that a sample may contain. The kernel counts in ticks of 10 ms per core, so that less than
+# some ticks mean nothing: a full sample is long enough for them to be no more than the share.
 TOLERATED_SECONDS, TOLERATED_SHARE = 0.04, 0.04
 
 
@@ -63,7 +64,8 @@ def interleaved(
     Args:
         candidates: by name, what to call.
         rounds: samples of each. A sample repeats a short call and reports the mean.
-        warmup: calls of each before the first round, not timed; 0 also turns the repetition off.
+        warmup: calls of each before the first round, not timed; one more then says how often a sample repeats the
+            call. 0 turns that off as well.
         device: ``cuda`` waits for the GPU at both ends of a sample.
         foreign_seconds: CPU time that other processes have used until now, None where that is not known; by default
             as the kernel counts it.
@@ -143,10 +145,11 @@ def _ticks_of_family() -> int:
 
 def _warm_up(call: Callable[[], object], warmup: int, wait: Callable[[], None]) -> int:
     """Calls that make up one sample."""
-    seconds = SAMPLE_SECONDS
-    for _ in range(warmup):
-        seconds = _elapsed(call, 1, wait)
-    return max(1, round(SAMPLE_SECONDS / max(seconds, 1e-6)))
+    if not warmup:
+        return 1
+    _elapsed(call, warmup, wait)
+    # Only now: a cold call takes far longer than those of a sample, which would be too short by its measure.
+    return max(1, round(SAMPLE_SECONDS / max(_elapsed(call, 1, wait), 1e-6)))
 
 
 def _elapsed(call: Callable[[], object], calls: int, wait: Callable[[], None]) -> float:

@@ -62,6 +62,7 @@ def test_a_disturbed_sample_is_retaken_in_another_process(case, tmp_path, monkey
     readings = iter([0.0, 0.5] + [0.5] * 40)  # the first process meets half a second of others' CPU time, the rest none
     monkeypatch.setattr(measure, "seconds_of_other_processes", lambda: next(readings))
     monkeypatch.setattr(measure, "PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr(measure, "SAMPLE_SECONDS", 0.0)
     rounds = {evaluation.OURS: 2, evaluation.REFERENCE: 1}
     samples, times = evaluation._take_turns(tmp_path, case, rounds)
     assert started == [evaluation.OURS, evaluation.OURS, evaluation.REFERENCE, evaluation.OURS]
