@@ -74,12 +74,19 @@ def _parser_of(name: str, benchmark: ModuleType) -> argparse.ArgumentParser:
         description=benchmark.__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--rounds", type=int, default=5, help="samples of each candidate (5)")
+    parser.add_argument("--rounds", type=at_least_one, default=5, help="samples of each candidate (5)")
     parser.add_argument("--warmup", type=int, default=1, help="calls before them, not timed (%(default)s)")
     parser.add_argument("--threads", type=int, help="of torch (as many as it takes by itself)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure there as well")
     benchmark.add_arguments(parser)
     return parser
+
+
+def at_least_one(text: str) -> int:
+    """Refuses what leaves nothing to take a median of."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 on")
+    return int(text)
 
 
 def _load(name: str) -> ModuleType:

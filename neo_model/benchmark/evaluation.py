@@ -58,8 +58,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> Report:
     """Measure all candidates on one set."""
-    if min(arguments.rounds, arguments.pycocotools_rounds) < 1:
-        raise UserError("rounds", "each candidate needs a sample", "give 1 or more")
+    if arguments.pycocotools_rounds < 1:
+        raise UserError("--pycocotools-rounds", "each candidate needs a sample", "give 1 or more")
     for peer in ("pycocotools", "faster_coco_eval"):
         importlib.import_module(peer)  # what is missing is named before anything runs
     case = make_coco_case(

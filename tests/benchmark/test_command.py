@@ -49,6 +49,14 @@ def test_an_unknown_name_is_refused(capsys):
     assert stop.value.code == 2 and "stepp" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("rounds", ["0", "-3", "many"])
+def test_a_number_of_samples_that_has_no_median_is_refused(demo, capsys, rounds):
+    with pytest.raises(SystemExit) as stop:
+        command.main(["step", "--rounds", rounds])
+    assert stop.value.code == 2
+    assert f"error: argument --rounds: '{rounds}' is not a number from 1 on" in capsys.readouterr().err
+
+
 def test_a_missing_peer_is_one_line_and_code_2(demo, capsys):
     def run(options):
         raise ModuleNotFoundError("No module named 'transformers'", name="transformers")
