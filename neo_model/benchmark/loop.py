@@ -13,7 +13,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
-from neo_model.benchmark.measure import MOST_RETAKES, Timing, is_disturbed, seconds_of_other_processes
+from neo_model.benchmark.measure import MOST_RETAKES, is_disturbed, seconds_of_other_processes, timings_of_parts
 from neo_model.benchmark.step_parts import PARTS, learner_watchers, watched
 from neo_model.benchmark.subjects import our_criterion, our_model, size_argument
 from neo_model.benchmark.table import Report, Row, Table
@@ -54,11 +54,10 @@ def run(arguments: argparse.Namespace) -> Report:
     for step in steps:
         step[LOOP] = sum(step[part] for part in of_loop)
         step[BESIDE] = step["loss"] + step["clipping"] + step[LOOP]
-    order = ["step", *PARTS, BESIDE, LOOP, *of_loop]
-    timings = {part: Timing(tuple(step[part] for step in steps), retakes, disturbed) for part in order}
-    share = Timing(tuple(step[BESIDE] / step["step"] for step in steps), retakes, disturbed)
-    rows = [Row(part, timing, "ms") for part, timing in timings.items()]
-    rows.insert(order.index(BESIDE) + 1, Row(SHARE, share, "%"))
+        step[SHARE] = step[BESIDE] / step["step"]
+    order = ["step", *PARTS, BESIDE, SHARE, LOOP, *of_loop]
+    timings = timings_of_parts(order, steps, retakes=retakes, disturbed=disturbed)
+    rows = [Row(part, timing, "%" if part == SHARE else "ms") for part, timing in timings.items()]
     height, width = arguments.size
     title = f"R18 {width}x{height}, batch {arguments.batch}, {len(steps)} steps of a run"
     return Report("loop", [Table(title, rows, "step")])

@@ -4,7 +4,7 @@ import functools
 import os
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -29,11 +29,13 @@ class Timing:
         samples: one for each round.
         retakes: samples thrown away because other processes used the cores meanwhile.
         disturbed: samples kept although that happened again and again.
+        is_part: these are parts of another timing's samples, which has the counts.
     """
 
     samples: tuple[float, ...]
     retakes: int = 0
     disturbed: int = 0
+    is_part: bool = False
 
     @property
     def median(self) -> float:
@@ -103,6 +105,15 @@ def undisturbed(
             return result, len(attempts) - 1, False
         time.sleep(PAUSE_SECONDS)
     return min(attempts, key=lambda attempt: attempt[0])[1], MOST_RETAKES, True
+
+
+def timings_of_parts(
+    parts: Sequence[str], samples: Sequence[dict[str, float]], *, retakes: int, disturbed: int
+) -> dict[str, Timing]:
+    """A timing for each part, in the same samples; the first part is the whole."""
+    timings = {part: Timing(tuple(sample[part] for sample in samples), is_part=True) for part in parts}
+    whole = parts[0]
+    return timings | {whole: Timing(timings[whole].samples, retakes, disturbed)}
 
 
 def is_disturbed(foreign: float, seconds: float) -> bool:

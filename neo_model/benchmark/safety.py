@@ -8,13 +8,14 @@ of a step. The parts are timed by themselves, as they are far smaller than what 
 import argparse
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from neo_model.benchmark.loop import make_runner
-from neo_model.benchmark.measure import Timing, interleaved
+from neo_model.benchmark.measure import interleaved
 from neo_model.benchmark.subjects import Batch, random_batch, size_argument
 from neo_model.benchmark.table import Report, Row, Table
 from neo_model.engine import Runner
@@ -105,7 +106,7 @@ def _costs(runner: Runner, batch: Batch, stop: StopRequest, step_seconds: float,
     }
     timings = interleaved({name: call for name, (call, *_) in parts.items()}, **options)
     return [
-        Row(name, Timing(tuple(seconds * share for seconds in timings[name].samples)), "ms", note=note)
+        Row(name, replace(timings[name], samples=tuple(s * share for s in timings[name].samples)), "ms", note=note)
         for name, (_, share, note) in parts.items()
     ]
 

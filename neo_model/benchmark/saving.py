@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from neo_model.benchmark.measure import Timing, undisturbed
+from neo_model.benchmark.measure import timings_of_parts, undisturbed
 from neo_model.benchmark.step_parts import watched
 from neo_model.benchmark.table import Report, Row, Table
 from neo_model.benchmark.training import our_learner
@@ -48,11 +48,10 @@ def run(arguments: argparse.Namespace) -> Report:
                 saving.save()
             samples = [undisturbed(saving.save) for _ in range(arguments.rounds)]
             mebibytes = saving.checkpoints.last.stat().st_size / 2**20
-        parts, retakes, disturbed = zip(*samples, strict=True)
-        rows = [
-            Row(part, Timing(tuple(sample[part] for sample in parts), sum(retakes), sum(disturbed)), "ms")
-            for part in (SAVE, SERIALISE, CHECKSUM, WRITE, DISK, COPY)
-        ]
+        spent, retakes, disturbed = zip(*samples, strict=True)
+        parts = (SAVE, SERIALISE, CHECKSUM, WRITE, DISK, COPY)
+        timings = timings_of_parts(parts, spent, retakes=sum(retakes), disturbed=sum(disturbed))
+        rows = [Row(part, timing, "ms") for part, timing in timings.items()]
         tables.append(Table(f"R{depth}, {mebibytes:,.0f} MiB", rows, SAVE))
         share = rows[0].value.median / (60 * MINUTES)
         notes.append(f"R{depth}: a checkpoint in {MINUTES} minutes takes {share:.2%} of the time.")

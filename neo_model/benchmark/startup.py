@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from neo_model.benchmark.measure import Timing, undisturbed
+from neo_model.benchmark.measure import timings_of_parts, undisturbed
 from neo_model.benchmark.table import Report, Row, Table
 from neo_model.utils import UserError
 
@@ -31,7 +31,7 @@ def run(arguments: argparse.Namespace) -> Report:
             start()
         warming = time.perf_counter() - before
         runs, retakes, disturbed = zip(*(undisturbed(start) for _ in range(arguments.rounds)), strict=True)
-    timings = {part: Timing(tuple(run[part] for run in runs), sum(retakes), sum(disturbed)) for part in runs[0]}
+    timings = timings_of_parts([*runs[0]], runs, retakes=sum(retakes), disturbed=sum(disturbed))
     rows = [Row(part, timing) for part, timing in timings.items()]
     title = " ".join(["python train.py", *arguments.override])
     return Report("startup", [Table(title, rows, "whole")], [f"{arguments.warmup} runs before them took {warming:.1f} s."])

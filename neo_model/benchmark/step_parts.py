@@ -11,7 +11,7 @@ from unittest import mock
 import torch
 from torch import nn
 
-from neo_model.benchmark.measure import Timing, undisturbed
+from neo_model.benchmark.measure import timings_of_parts, undisturbed
 from neo_model.benchmark.table import Row
 from neo_model.engine.training_loop import Learner
 
@@ -39,10 +39,9 @@ def step_parts(step: Callable[[], object], learner: Learner, device: torch.devic
         return spent
 
     samples, retakes, disturbed = zip(*(undisturbed(sample) for _ in range(max(rounds, LEAST_ROUNDS))), strict=True)
-    return [
-        Row(part, Timing(tuple(spent[part] for spent in samples), sum(retakes), sum(disturbed)))
-        for part in ("step", *PARTS, "loop")
-    ]
+    parts = ("step", *PARTS, "loop")
+    timings = timings_of_parts(parts, samples, retakes=sum(retakes), disturbed=sum(disturbed))
+    return [Row(part, timing) for part, timing in timings.items()]
 
 
 def learner_watchers(learner: Learner) -> list[Watcher]:

@@ -127,7 +127,9 @@ class Report:
         """Machine, tables, notes, and how far other processes disturbed the timings."""
         parts = [" | ".join(f"{key}: {value}" for key, value in machine().items())]
         parts += [table.text() for table in self.tables]
-        timings = [row.value for table in self.tables for row in table.rows if isinstance(row.value, Timing)]
+        rows = [row for table in self.tables for row in table.rows if isinstance(row.value, Timing)]
+        # One that is shown twice was taken once.
+        timings = {id(row.value): row.value for row in rows if not row.value.is_part}.values()
         notes = list(self.notes)
         if timings:
             retakes, disturbed = sum(t.retakes for t in timings), sum(t.disturbed for t in timings)

@@ -52,7 +52,9 @@ def test_inference_is_compared_with_the_best_form_of_the_peer(options):
 )
 def test_the_parts_of_a_step_add_up(options):
     options.rounds = 2
-    (table,) = loop.run(options).tables
+    report = loop.run(options)
+    assert "\n2 samples, " in report.text()
+    (table,) = report.tables
     (share,) = (row for row in table.rows if row.name == loop.SHARE)
     assert share.unit == "%" and 0 < share.figures[1] <= share.figures[0] <= share.figures[2] < 100
     seconds = {row.name: row.value.samples for row in table.rows}
@@ -115,7 +117,9 @@ def test_a_training_step_has_its_peers_its_floor_and_its_parts(options, monkeypa
     "options", [(startup, ["--override", "data.num_train=8", "data.num_val=2", "hardware=cpu"])], indirect=True
 )
 def test_the_start_of_a_training_is_split_into_parts(options):
-    (table,) = startup.run(options).tables
+    report = startup.run(options)
+    assert "\n1 samples, " in report.text()
+    (table,) = report.tables
     seconds = {row.name: row.figures[0] for row in table.rows}
     assert sum(seconds.values()) == pytest.approx(2 * seconds["whole"])
     assert {"imports", "first batch and step"} <= seconds.keys() and min(seconds.values()) > 0
@@ -124,7 +128,9 @@ def test_the_start_of_a_training_is_split_into_parts(options):
 @pytest.mark.slow
 @pytest.mark.parametrize("options", [(saving, ["--depths", "18"])], indirect=True)
 def test_the_parts_of_saving_add_up(options):
-    (table,) = saving.run(options).tables
+    report = saving.run(options)
+    assert "\n1 samples, " in report.text()
+    (table,) = report.tables
     seconds = {row.name: row.value.samples[0] for row in table.rows}
     parts = (saving.SERIALISE, saving.CHECKSUM, saving.WRITE, saving.DISK)
     assert seconds[saving.SAVE] == pytest.approx(sum(seconds[part] for part in parts))
@@ -134,6 +140,8 @@ def test_the_parts_of_saving_add_up(options):
 @pytest.mark.slow
 @pytest.mark.parametrize("options", [(safety, ["--size", "64x64", "--batch", "1"])], indirect=True)
 def test_a_step_with_and_without_what_keeps_it_safe(options):
-    steps, parts = safety.run(options).tables
+    report = safety.run(options)
+    steps, parts = report.tables
+    assert "\n7 samples, " in report.text()  # of two steps and five parts, one of the steps in both tables
     assert names(steps) == [safety.SAFE, safety.BARE]
     assert parts.rows[0].value == steps.rows[1].value and len(parts.rows) == 6
