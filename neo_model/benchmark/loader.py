@@ -17,18 +17,21 @@ from typing import get_args
 
 import cv2
 import numpy as np
+import torch
 
+from neo_model.benchmark.ceiling import copying
 from neo_model.benchmark.loader_peers import Albumentations, BoxedFiles, Torchvision, peer_loader
 from neo_model.benchmark.measure import interleaved
 from neo_model.benchmark.table import Report, Row, Table
 from neo_model.data import Augmentation, DetectionData, Resolution
+from neo_model.data.dataset import SampleRequest
 from neo_model.data.image_cache import CacheKind
-from neo_model.data.image_files import decode
 from neo_model.data.scenes import write_scenes
 from neo_model.data.workers import LoaderKind
 from neo_model.utils import UserError
 
-PEER = "torchvision, the official chain"
+PEER, FAST_PEER = "torchvision, the official chain", "cv2 + albumentations, float32"
+DECODING, COPYING = "ceiling: decoding alone", "ceiling of a cache: copying alone"
 AUGMENTS = {
     "light": {"flip": 0.5, "color": 0.5},
     "rtdetr": {"photometric": 0.5, "zoom_out": 0.5, "iou_crop": 0.8, "flip": 0.5},
@@ -74,9 +77,14 @@ def run(arguments: argparse.Namespace) -> Report:
         for case in arguments.cases:
             given, made_wh = (arguments.frames, (1920, 1080)) if case == "light" else (arguments.photos, (640, 480))
             folder = given or make_images(Path(scratch) / case, made_wh, arguments.images)
-            files = find_files(folder, Path(scratch) / f"{case}.json", arguments.images)
+            annotations = Path(scratch) / f"{case}.json"
+            files = find_files(folder, annotations, least=arguments.batch, most=arguments.images)
             tables.append(measure(case, files, arguments))
-    return Report("loader", tables, ["The ceiling decodes the files in as many threads and does nothing else."])
+    notes = [
+        "The first ceiling decodes the files in as many threads, as small as ours may for this input, and does nothing "
+        "else; the second copies the pixels of the batches once. Ratios are to the fastest peer."
+    ]
+    return Report("loader", tables, notes)
 
 
 def measure(case: str, files: Files, arguments: argparse.Namespace) -> Table:
@@ -91,21 +99,23 @@ def measure(case: str, files: Files, arguments: argparse.Namespace) -> Table:
     epochs = count()
     peers = {PEER: Torchvision(target_wh, case)}
     if case == "light":
-        peers["cv2 + albumentations, float32"] = Albumentations(target_wh)
+        peers[FAST_PEER] = Albumentations(target_wh)
     candidates = {name: lambda loader=loader: exhaust(loader.epoch(next(epochs))) for name, loader in ours.items()}
     for name, transform in peers.items():
         loader = peer_loader(BoxedFiles(files.paths, files.boxes_xyxy, transform), **batches)
         candidates[name] = lambda loader=loader: exhaust(loader)
+    copies = copying(torch.device("cpu"))
     with ThreadPoolExecutor(max(1, arguments.workers)) as threads:
-        candidates["ceiling: decoding alone"] = decoding(files, threads)
+        candidates |= {DECODING: decoding(case, files, target_wh, threads), COPYING: copies.call}
         timings = interleaved(candidates, rounds=arguments.rounds, warmup=arguments.warmup)
     for loader in ours.values():
         loader.close()
     images = len(loader) * arguments.batch
     sizes = " ".join(sorted({f"{width}x{height}" for width, height in files.sizes_wh})[:3])
     title = f"{case}: {len(files.paths)} of {sizes} to {target_wh[0]}x{target_wh[1]}, {arguments.workers} workers"
-    items = {name: len(files.paths) if name.startswith("ceiling") else images for name in timings}
-    return Table(title, [Row(name, timing, "images/s", items[name]) for name, timing in timings.items()], PEER)
+    timings[COPYING] = copies.time_of(images * 2 * 3 * target_wh[0] * target_wh[1], timings[COPYING])
+    items = {name: len(files.paths) if name == DECODING else images for name in timings}
+    return Table(title, [Row(name, timing, "images/s", items[name]) for name, timing in timings.items()], [*peers])
 
 
 def our_data(
@@ -126,13 +136,14 @@ def our_data(
     )
 
 
-def decoding(files: Files, threads: ThreadPoolExecutor) -> Callable[[], None]:
+def decoding(case: str, files: Files, target_wh: tuple[int, int], threads: ThreadPoolExecutor) -> Callable[[], None]:
     """Every file decoded as our data set does it, nothing kept."""
+    dataset = our_data(case, files, target_wh, "thread", cache=None).train_dataset()
 
-    def work(path: Path) -> None:
-        decode(path, remedy="use other files")
+    def work(index: int) -> None:
+        dataset.image(SampleRequest(index, *target_wh, seed=0, strong=True), files.sizes_wh[index])
 
-    return lambda: exhaust(threads.map(work, files.paths))
+    return lambda: exhaust(threads.map(work, range(len(files.paths))))
 
 
 def exhaust(batches: Iterable) -> None:
@@ -148,15 +159,16 @@ def make_images(folder: Path, size_wh: tuple[int, int], number: int) -> Path:
     return folder / "train"
 
 
-def find_files(folder: Path, annotations: Path, most: int) -> Files:
+def find_files(folder: Path, annotations: Path, *, least: int, most: int) -> Files:
     """The first JPEGs of a folder with boxes made up for them, written as annotations too.
 
     Raises:
-        UserError: the folder has none.
+        UserError: the folder, or ``most``, has less than ``least``, the images of a batch.
     """
     paths = sorted(path for path in folder.glob("*") if path.suffix.lower() in (".jpg", ".jpeg"))[:most]
-    if not paths:
-        raise UserError(folder, "has no JPEG file", "name a folder that has")
+    if len(paths) < least:
+        remedy = "add files, raise --images, or lower --batch"
+        raise UserError(folder, f"{len(paths)} JPEG files make no batch of {least}", remedy)
     sizes_wh = [cv2.imread(str(path)).shape[1::-1] for path in paths]
     boxes_xyxy = [random_boxes(np.random.default_rng(index), size) for index, size in enumerate(sizes_wh)]
     images = [

@@ -120,7 +120,7 @@ class DetectionDataset(Dataset):
         index = int(self.indices[request.index])
         instances = self.instances
         source_wh = tuple(instances.sizes_wh[index].tolist())
-        image = self._image(request, source_wh)
+        image = self.image(request, source_wh)
         image_wh = image.shape[1::-1]
         scale = image_wh[0] / source_wh[0], image_wh[1] / source_wh[1]
         boxes_xyxy, labels = instances.objects(index)
@@ -143,7 +143,7 @@ class DetectionDataset(Dataset):
             "affine": placement.affine.after_scaling(*scale),
         }
 
-    def _image(self, request: SampleRequest, source_wh: tuple[int, int]) -> np.ndarray:
+    def image(self, request: SampleRequest, source_wh: tuple[int, int]) -> np.ndarray:
         """The image of a request, uint8 [h, w, 3]: smaller than its file where training can do with less of it."""
         path = self.path(request.index)
         if request.seed is None:
