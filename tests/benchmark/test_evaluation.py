@@ -51,6 +51,15 @@ def test_the_report_has_a_row_for_each_candidate():
     assert all(0.05 < row.value < 4 for row in peaks.rows)
 
 
+def test_the_ratios_are_to_the_better_peer():
+    seconds = {evaluation.OURS: 1.0, evaluation.FASTER: 4.0, evaluation.REFERENCE: 8.0, evaluation.SORT: 0.5}
+    times = evaluation._times("size", {name: [measure.Timing((value,))] for name, value in seconds.items()})
+    assert times.ratios() == [0.25, 1.0, 2.0, 0.125] and "x best peer" in times.text()
+    gibs = {evaluation.OURS: 1.0, evaluation.FASTER: 4.0, evaluation.REFERENCE: 2.0}
+    samples = {name: [evaluation.Sample(0.0, (), 0.0, gib)] for name, gib in gibs.items()}
+    assert evaluation._peaks(samples).ratios() == [0.5, 2.0, 1.0]
+
+
 def test_a_disturbed_sample_is_retaken_in_another_process(case, tmp_path, monkeypatch):
     started = []
 
