@@ -6,6 +6,7 @@ Counted on shapes alone by `FakeTensorMode`, with half-precision autocast, the w
 
 import argparse
 from collections.abc import Callable, Collection
+from dataclasses import replace
 from unittest import mock
 
 import torch
@@ -16,6 +17,7 @@ from neo_model.benchmark.measure import interleaved
 from neo_model.benchmark.operation_counter import OperationCounter
 from neo_model.benchmark.subjects import (
     NUM_CLASSES,
+    Batch,
     our_criterion,
     our_model,
     peer_model,
@@ -38,7 +40,7 @@ NOTES = [
     "Counted: each operation's tensor arguments and results once; views and allocations are free. Matching reads zeros "
     "on the host, so that its pairs are fixed; checks of values on the host are taken as passed.",
     "transformers takes sides in multiples of 32 only and float32 images, ours any sides and uint8 images; the stem "
-    "is frozen in both.",
+    "is frozen in both, and both are channels-last.",
     "The RTX 3090's figures are an estimate: of each operation the longer of arithmetic at 71 TFLOP/s and traffic at "
     "936 GB/s, added up, with nothing for launches and the host. They are the ceiling here: one after the other, the "
     "counted operations cannot be done in less.",
@@ -87,12 +89,12 @@ def count_ours(
     recompute: Collection[str] = (),
     dtype: torch.dtype = torch.float16,
 ) -> OperationCounter:
-    """Our training step of a depth or of a model of conf/model, with images as our loader hands them over, as uint8."""
+    """Our training step of a depth or of a model of conf/model; images as our loader hands them over, channels-last."""
     with fake_gpu():
         model, criterion = _on_gpu(_named if isinstance(model, str) else our_model, model), our_criterion()
         model.recompute(recompute)
         batch = random_batch(height, width, num_images=num_images, num_boxes=num_boxes, device="cuda")
-        images = batch.images.to(torch.uint8)
+        images = _as_loaded(batch).images
 
         def loss() -> Tensor:
             with torch.autocast("cuda", dtype=dtype):
@@ -105,19 +107,20 @@ def count_ours(
 def count_peer(
     depth: int, height: int, width: int, num_images: int, num_boxes: int, *, dtype: torch.dtype
 ) -> OperationCounter:
-    """The step of ``transformers``' model, with its float images."""
+    """The step of ``transformers``' model, with its float images, channels-last as well."""
     with fake_gpu():
         model = _on_gpu(peer_model, depth)
         batch = random_batch(height, width, num_images=num_images, num_boxes=num_boxes, device="cuda")
+        images = batch.images.to(memory_format=torch.channels_last)
 
         def loss() -> Tensor:
             with torch.autocast("cuda", dtype=dtype):
-                return model(pixel_values=batch.images, labels=batch.peer_targets).loss
+                return model(pixel_values=images, labels=batch.peer_targets).loss
 
         # It asks the device how many denoising queries shall find a target: each box once in every group.
         positives = num_images * num_boxes * max(1, model.config.num_denoising // num_boxes)
         with mock.patch.object(torch, "nonzero", lambda mask: mask.new_zeros(positives, mask.dim(), dtype=torch.int64)):
-            return count_step(model, loss, [batch.images])
+            return count_step(model, loss, [images])
 
 
 def count_step(model: nn.Module, loss: Callable[[], Tensor], inputs: list[Tensor]) -> OperationCounter:
@@ -146,9 +149,19 @@ def _named(name: str) -> nn.Module:
 
 
 def _on_gpu(build: Callable[[int | str], nn.Module], which: int | str) -> nn.Module:
-    """A model made on the device; fake parameters cannot move there."""
+    """A model made on the device, where fake parameters cannot move, and channels-last."""
     with torch.device("cuda"):
-        return build(which)
+        model = build(which)
+    for parameter in model.parameters():
+        if parameter.dim() == 4:
+            parameter.data = parameter.data.to(memory_format=torch.channels_last)
+    return model
+
+
+def _as_loaded(batch: Batch) -> Batch:
+    """The batch with its images as our loader hands them over: uint8, channels-last."""
+    images = batch.images.mul(255).to(torch.uint8, memory_format=torch.channels_last)
+    return replace(batch, images=images)
 
 
 def _tensors_of(module: nn.Module) -> list[Tensor]:
@@ -201,7 +214,7 @@ def _real_tables(title: str, padded: tuple[int, int], arguments: argparse.Namesp
     hardware = Hardware(device=arguments.device, precision=arguments.precision)
     hardware.set_backends()
     shape = {"num_images": arguments.batch, "num_boxes": arguments.boxes, "device": arguments.device}
-    ours, peer = random_batch(*arguments.size, **shape), random_batch(*padded, **shape)
+    ours, peer = _as_loaded(random_batch(*arguments.size, **shape)), random_batch(*padded, **shape)
     options = {"precision": arguments.precision, "channels_last": True, "fused": True, "average": True}
 
     def our_candidate() -> Callable[[], object]:

@@ -6,8 +6,10 @@ import pytest
 import torch
 
 from neo_model.benchmark import deform, forward, loop, memory, safety, saving, startup, step, step_parts
+from neo_model.benchmark.fake_gpu import fake_gpu
 from neo_model.benchmark.measure import interleaved
 from neo_model.benchmark.step_parts import PARTS
+from neo_model.benchmark.subjects import random_batch
 
 SIZE = (256, 320)  # the least at which transformers finds 300 tokens to select
 
@@ -87,7 +89,8 @@ def test_real_steps_have_each_its_peak_and_take_turns(options, monkeypatch):
         peak[0] = held[0] + gib * 2**30
 
     monkeypatch.setattr(memory, "our_learner", lambda *args, **options: None)
-    monkeypatch.setattr(memory, "our_step", lambda *args: step("ours", 0))
+    images = []
+    monkeypatch.setattr(memory, "our_step", lambda _, batch, *args: images.append(batch.images) or step("ours", 0))
     monkeypatch.setattr(memory, "peer_step", lambda *args, **options: lambda: step("peer", 3))
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda: held[0])
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: peak[0])
@@ -97,6 +100,17 @@ def test_real_steps_have_each_its_peak_and_take_turns(options, monkeypatch):
     assert [row.value for row in peaks.rows] == [1, 3]
     assert "".join(name[0] for name in order[2 * memory.FIRST_STEPS :]) == "opop"
     assert [len(row.value.samples) for row in times.rows] == [2, 2]
+    assert {(image.dtype, image.stride(1)) for image in images} == {(torch.uint8, 1)}
+
+
+def test_what_is_counted_is_channels_last_as_hardware_has_it():
+    with fake_gpu():
+        convolution = memory._on_gpu(lambda which: torch.nn.Conv2d(3, 4, 3), 18)
+        batch = memory._as_loaded(random_batch(8, 8, num_images=2, num_boxes=0, device="cuda"))
+        made = convolution(batch.images.float())
+    assert batch.images.dtype == torch.uint8
+    for tensor in (convolution.weight, batch.images, made):
+        assert tensor.is_contiguous(memory_format=torch.channels_last)
 
 
 @pytest.mark.slow
