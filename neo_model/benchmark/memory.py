@@ -37,13 +37,14 @@ FIRST_STEPS = 3  # until the allocator has met its peak
 RECOMPUTED = (["backbone"], ["encoder"], ["encoder", "backbone"])  # hardware.recompute
 PEER = "transformers"
 NOTES = [
-    "Counted: each operation's tensor arguments and results once; views and allocations are free. Matching reads zeros "
-    "on the host, so that its pairs are fixed; checks of values on the host are taken as passed.",
+    "Counted: each operation's tensor arguments and results once; of deformable attention's samples, in both, every "
+    "token that is read or added to, as if no cache held it; views and allocations are free. Matching reads zeros on "
+    "the host, so that its pairs are fixed; checks of values on the host are taken as passed.",
     "transformers takes sides in multiples of 32 only and float32 images, ours any sides and uint8 images; the stem "
     "is frozen in both, and both are channels-last.",
     "The RTX 3090's figures are an estimate: of each operation the longer of arithmetic at 71 TFLOP/s and traffic at "
-    "936 GB/s, added up, with nothing for launches and the host. They are the ceiling here: one after the other, the "
-    "counted operations cannot be done in less.",
+    "936 GB/s, added up, with nothing for launches and the host. They are the ceiling here: one after the other, and "
+    "with no help from a cache, the counted operations cannot be done in less.",
 ]
 
 

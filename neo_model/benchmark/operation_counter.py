@@ -17,14 +17,27 @@ aten = torch.ops.aten
 ALLOCATIONS = {aten.empty.memory_format, aten.empty_strided.default, aten.empty_like.default, aten.new_empty.default,
                aten.new_empty_strided.default}  # fmt: skip
 # Their first argument is written and not read.
-OVERWRITES = {aten.copy_.default, aten.fill_.Scalar, aten.fill_.Tensor, aten.zero_.default}
+OVERWRITES = {aten.copy_.default, aten.fill_.Scalar, aten.fill_.Tensor, aten.zero_.default, aten._foreach_copy_.default,
+              aten._foreach_zero_.default}  # fmt: skip
+# They read rows of a matrix, or pixels of a map, as often as they are asked for: which argument is read, which says
+# where, and how many rows for each of its numbers. A point has two, for four pixels; its gradient also adds to each.
+GATHERS = {
+    aten._embedding_bag.default: (0, 1, 1),
+    aten._embedding_bag_forward_only.default: (0, 1, 1),
+    aten._embedding_bag_backward.default: (0, 1, 1),
+    aten._embedding_bag_dense_backward.default: (0, 1, 1),
+    aten._embedding_bag_per_sample_weights_backward.default: (1, 2, 1),
+    aten.grid_sampler_2d.default: (0, 1, 2),
+    aten.grid_sampler_2d_backward.default: (1, 2, 4),
+}
 
 
 class OperationCounter(TorchDispatchMode):
     """Within the context, counts the operations on one kind of device, whatever autograd and autocast add included.
 
     Views and bare allocations move nothing and are no operations. An operation moves its tensor arguments and its
-    results once each, which is what separate kernels do with tensors larger than the cache.
+    results, returned or written in place, once each, which is what separate kernels do with tensors larger than the
+    cache. What it gathers it moves row by row (`GATHERS`).
 
     Attributes:
         costs: of every operation the bytes in and out, and the multiplications and additions of a convolution or
@@ -84,7 +97,9 @@ class OperationCounter(TorchDispatchMode):
         for tensor in (*arguments, *results):
             self._note(tensor)
         if function not in ALLOCATIONS and not _only_views(function, arguments, results):
-            num_bytes = sum(_num_bytes(t) for t in (*arguments[function in OVERWRITES :], *results))
+            read = self._tensors((args[function in OVERWRITES :], kwargs))
+            written = results if function._schema.returns else self._tensors(_written(function, args))
+            num_bytes = sum(_num_bytes(t) for t in (*read, *written)) + _gathered_more(function, args)
             count_flops = flop_registry.get(function._overloadpacket)
             self.costs.append((num_bytes, count_flops(*args, **kwargs, out_val=result) if count_flops else 0))
         return result
@@ -112,6 +127,21 @@ class OperationCounter(TorchDispatchMode):
 def _num_bytes(tensor: Tensor) -> int:
     """Of the elements; an expanded tensor has no more than its storage."""
     return min(tensor.numel() * tensor.element_size(), tensor.untyped_storage().nbytes())
+
+
+def _written(function, args: tuple) -> list:
+    """The arguments that are written to."""
+    schema = zip(function._schema.arguments, args, strict=False)
+    return [value for argument, value in schema if argument.alias_info is not None and argument.alias_info.is_write]
+
+
+def _gathered_more(function, args: tuple) -> int:
+    """Bytes that are gathered beyond those of the tensor that they come from."""
+    if function not in GATHERS:
+        return 0
+    source, where, rows = GATHERS[function]
+    gathered = args[where].numel() * rows * args[source].shape[1] * args[source].element_size()
+    return gathered - _num_bytes(args[source])
 
 
 def _only_views(function, arguments: list[Tensor], results: list[Tensor]) -> bool:
