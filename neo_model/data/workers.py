@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from multiprocessing.context import ForkContext, ForkProcess
 from typing import Literal, NamedTuple
 
 import cv2
@@ -180,7 +181,7 @@ class _Processes:
             collate_fn=_already_packed,
             num_workers=workers,
             timeout=LONGEST_WAIT,
-            multiprocessing_context="fork",  # the workers inherit the buffers
+            multiprocessing_context=_WorkerContext(),
             worker_init_fn=_start_worker,
             # Of no effect on the samples; without it each epoch would draw from the global generator.
             generator=torch.Generator(),
@@ -211,12 +212,31 @@ def _already_packed(batch):
     return batch
 
 
-def _start_worker(worker: int) -> None:
-    """Each worker is one thread; Ctrl-C and SIGTERM are the main process's to handle, which then ends the workers.
+class _WorkerProcess(ForkProcess):
+    """A process that leaves Ctrl-C and SIGTERM to the main process, which still needs its batches to end a step.
 
-    A terminal, `timeout` and schedulers signal a whole process group, so each worker has one of its own. SIGTERM is not
-    ignored: it is what the main process ends workers with that it could not ask to end.
+    A service manager signals every process of a run. The signals are blocked, for torch has a handler of SIGTERM of its
+    own; so what means to end a worker, torch and multiprocessing's exit, kills it, also one that has been stopped.
     """
+
+    def run(self) -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+        super().run()
+
+    @staticmethod
+    def _Popen(process: ForkProcess):  # noqa: N802
+        started = ForkProcess._Popen(process)
+        started.terminate = started.kill
+        return started
+
+
+class _WorkerContext(ForkContext):
+    """Forks, so that the workers inherit the buffers."""
+
+    Process = _WorkerProcess
+
+
+def _start_worker(worker: int) -> None:
+    """Each worker is one thread, in a process group of its own: a terminal, `timeout` and schedulers signal groups."""
     cv2.setNumThreads(0)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.setpgrp()

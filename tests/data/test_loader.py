@@ -210,8 +210,9 @@ def test_workers_leave_stopping_to_the_main_process(make_loader):
     batches = loader.epoch(0)
     next(batches), next(batches)  # one of each worker: both are up
     for worker in multiprocessing.active_children():
-        assert os.getpgid(worker.pid) != os.getpgid(0)  # a signal to the run's group, such as SIGTERM, passes it by
-        os.kill(worker.pid, signal.SIGINT)
+        assert os.getpgid(worker.pid) != os.getpgid(0)  # a signal to the run's group passes it by
+        for number in (signal.SIGINT, signal.SIGTERM):
+            os.kill(worker.pid, number)
     assert len(list(batches)) == 1 and len(list(loader.epoch(1))) == 3
 
 

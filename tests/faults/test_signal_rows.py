@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import signal
+import subprocess
 import time
 from pathlib import Path
 
@@ -61,6 +62,30 @@ def test_row_33_each_wish_to_save_is_acknowledged_after_a_save_of_its_own(make_r
     runner.run()
     before = {step: seen[index - 1] for index, (what, step) in enumerate(seen) if what == "saved"}
     assert before == {4: ("write", 4), 5: ("write", 5)}
+
+
+@pytest.mark.parametrize("first", ["workers", "main"])
+def test_row_33_sigterm_to_every_process_of_a_run_is_a_stop_like_any_other(command, tiny, monkeypatch, first):
+    """As service managers and schedulers send it, who end whatever belongs to a run."""
+    record, steps = StepRecorder.__call__, []
+
+    def record_and_signal(recorder, report):
+        record(recorder, report)
+        steps.append(recorder.runner.progress.step)
+        workers = [str(worker.pid) for worker in multiprocessing.active_children()]
+        assert workers
+        pids = [*workers, str(os.getpid())] if first == "workers" else [str(os.getpid()), *workers]
+        subprocess.run(["kill", "-TERM", *pids], check=True)  # not by their parent, whom torch's workers would obey
+        time.sleep(0.2)  # for what torch tells of dead workers
+
+    monkeypatch.setattr(StepRecorder, "__call__", record_and_signal)
+    few = ["hardware.batch_size=1", "hardware.workers=2", "save_minutes=1000", "hydra.run.dir=run"]
+    outcome = command("train", *tiny, *few)
+    assert outcome.code == 143 and steps == [1], outcome.err
+    assert outcome.err.splitlines()[-2:] == ["next: python train.py resume=run", "stopped: SIGTERM"]
+    assert "error" not in outcome.err
+    assert read_checkpoint("run/checkpoints/last.pt")["progress"]["step"] == 1
+    assert not multiprocessing.active_children()
 
 
 def in_c_code() -> None:
