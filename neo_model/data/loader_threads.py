@@ -1,6 +1,7 @@
 """Batches made by threads of the training process, which OpenCV lets run at the same time."""
 
 import threading
+import time
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, wait
@@ -15,6 +16,9 @@ from neo_model.data.dataset import DetectionDataset, SampleRequest
 from neo_model.data.findings import first_of
 from neo_model.data.packed_batch import PackedBatch, batch_shape, make_batch
 from neo_model.utils import UserError
+
+# Seconds that threads have, all together, to finish what they are at; torch gives each worker process as many.
+LONGEST_CLOSE = 5.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,17 +53,16 @@ class BatchThreads:
             for requests in self.order:
                 pending.append((requests, pool.submit(self._make, requests, self._memory(requests))))
                 if len(pending) > self.ahead:
-                    yield self._result(pool, *pending.popleft())
+                    yield self._result(*pending.popleft())
             while pending:
-                yield self._result(pool, *pending.popleft())
+                yield self._result(*pending.popleft())
         finally:
             for _, future in pending:
                 future.cancel()
-            pool.close(self.longest_wait)
+            pool.close()
 
-    def _result(self, pool: "_Pool", requests: list[SampleRequest], future: Future) -> PackedBatch:
+    def _result(self, requests: list[SampleRequest], future: Future) -> PackedBatch:
         if not wait([future], self.longest_wait).done:
-            pool.is_stuck = True
             files = first_of([self.dataset.path(request.index) for request in requests])
             cause = f"a loader thread is lost while it was to load {files} (no batch for {self.longest_wait:g} seconds)"
             raise UserError("hardware.workers", cause, "if a disk hangs, mend it; then resume the run")
@@ -80,7 +83,6 @@ class _Pool:
     """Threads that, unlike those of a ``ThreadPoolExecutor``, do not keep the process from ending when one hangs."""
 
     def __init__(self, threads: int) -> None:
-        self.is_stuck = False
         self._tasks: SimpleQueue = SimpleQueue()
         self._threads = [
             threading.Thread(target=self._work, name=f"loader_{number}", daemon=True) for number in range(threads)
@@ -94,12 +96,13 @@ class _Pool:
         self._tasks.put((future, function, arguments))
         return future
 
-    def close(self, longest_wait: float) -> None:
+    def close(self) -> None:
         """End the threads, each of which finishes what it is at; one that hangs is left behind."""
+        deadline = time.monotonic() + LONGEST_CLOSE
         for _ in self._threads:
             self._tasks.put(None)
         for thread in self._threads:
-            thread.join(0.0 if self.is_stuck else longest_wait)
+            thread.join(max(0.0, deadline - time.monotonic()))
 
     def _work(self) -> None:
         while (task := self._tasks.get()) is not None:

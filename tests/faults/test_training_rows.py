@@ -1,8 +1,10 @@
 """Faults in the midst of training, rows 34 to 36 of the README's table."""
 
 import multiprocessing
+import os
 import re
 import shutil
+import signal
 import threading
 import time
 from pathlib import Path
@@ -59,6 +61,19 @@ def test_row_34_a_hanging_worker_is_given_up_and_its_files_named(make_data, monk
     assert not multiprocessing.active_children()
 
 
+def test_row_34_a_worker_that_hears_nothing_is_killed_at_the_end(make_data, monkeypatch):
+    monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.2)
+    loader = make_data().train_loader(workers=1, **OPTIONS)
+    next(loader.epoch(0))
+    (worker,) = multiprocessing.active_children()
+    os.kill(worker.pid, signal.SIGSTOP)
+    try:
+        loader.close()
+        assert not multiprocessing.active_children()
+    finally:
+        worker.kill()
+
+
 def test_row_34_a_hanging_thread_is_given_up_and_its_files_named(make_data, monkeypatch):
     released = threading.Event()
 
@@ -69,6 +84,7 @@ def test_row_34_a_hanging_thread_is_given_up_and_its_files_named(make_data, monk
 
     monkeypatch.setattr("neo_model.data.dataset.load_image", hang)
     monkeypatch.setattr(workers, "LONGEST_WAIT", 0.2)
+    monkeypatch.setattr("neo_model.data.loader_threads.LONGEST_CLOSE", 0.2)
     loader = make_data(loader="thread").train_loader(workers=2, **OPTIONS)
     said = r"a loader thread is lost while it was to load .*3\.jpg.* \(no batch for 0.2 seconds\); .* resume the run"
     with pytest.raises(UserError, match=said):
@@ -80,6 +96,25 @@ def test_row_34_a_hanging_thread_is_given_up_and_its_files_named(make_data, monk
     for thread in left:
         thread.join(10)
         assert not thread.is_alive()
+
+
+def test_row_34_threads_that_hang_in_batches_to_come_are_not_waited_for(make_data, monkeypatch):
+    released, calls = threading.Event(), []
+
+    def hang_in_second_batch(path, size_wh, **options):
+        calls.append(path)
+        if len(calls) > OPTIONS["batch_size"]:
+            released.wait(10)
+        return load_image(path, size_wh, **options)
+
+    monkeypatch.setattr("neo_model.data.dataset.load_image", hang_in_second_batch)
+    monkeypatch.setattr("neo_model.data.loader_threads.LONGEST_CLOSE", 0.2)
+    loader = make_data(loader="thread").train_loader(workers=1, **OPTIONS)
+    next(loader.epoch(0))
+    before = time.monotonic()
+    loader.close()
+    assert time.monotonic() - before < 5
+    released.set()
 
 
 @pytest.mark.parametrize("number", [0, 1])
