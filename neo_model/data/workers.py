@@ -96,7 +96,7 @@ def telling_of_lost_workers(due: Callable[[], str] = lambda: "") -> Iterator[Non
     try:
         yield
     except RuntimeError as error:
-        said = str(error).splitlines()[0]
+        said = str(error).partition("\n")[0]  # some say nothing
         if not said.startswith(("DataLoader worker", "DataLoader timed out")):
             raise
         cause = f"a loader process is lost{due()} ({said.rstrip('.')})"

@@ -131,6 +131,13 @@ def test_row_34_an_error_of_ours_names_the_file_and_keeps_its_traceback(make_dat
     assert not multiprocessing.active_children()
 
 
+@pytest.mark.parametrize("error", [RuntimeError(), NotImplementedError()])
+def test_row_34_an_error_without_a_word_is_itself(error):
+    with pytest.raises(type(error)) as caught, workers.telling_of_lost_workers():
+        raise error
+    assert caught.value is error
+
+
 @pytest.fixture
 def nan_from_step_3(monkeypatch):
     """The loss is NaN once two steps are done; gives the ids of the images of all steps."""
