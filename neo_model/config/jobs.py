@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
@@ -135,7 +134,7 @@ def telling_what_helps(config: DictConfig) -> Iterator[None]:
     try:
         with telling_of_lost_workers():
             yield
-    except (torch.OutOfMemoryError, RuntimeError, MemoryError) as error:
+    except (RuntimeError, MemoryError, OSError) as error:  # of a GPU or a library, of Python, of the system
         if not is_out_of_memory(error):
             raise
         said = str(error) or "Python is out of memory"
@@ -145,6 +144,8 @@ def telling_what_helps(config: DictConfig) -> Iterator[None]:
         load = f"{config.hardware.batch_size} images of {size.width}x{size.height} are too much at once"
         remedy = "lower it and raise hardware.accumulate, set hardware.recompute=[backbone,encoder]"
         remedy += ", or take a smaller data/resolution"
+        if isinstance(error, OSError):  # to fork a loader process or to share memory with it, for example
+            remedy += ", or lower hardware.workers"
         raise UserError("hardware.batch_size", f"{load} (peak {peak:.1f} GiB; {said})", remedy) from error
 
 

@@ -5,7 +5,8 @@ import re
 from contextlib import suppress
 from pathlib import Path
 
-OUT_OF_MEMORY = ("out of memory", "can't allocate memory")  # of a GPU, of torch on a CPU
+# Of a GPU and of cuBLAS, of torch on a CPU, of the system, by an ``OSError`` or in what torch says of one.
+OUT_OF_MEMORY = ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "can't allocate memory", "Cannot allocate memory")
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 # Older versions of glibc refuse a threshold of more than 32 MB.
 LARGEST_THRESHOLDS = 2**30, 2**25

@@ -1,5 +1,6 @@
 """Faults in the midst of training, rows 34 to 36 of the README's table."""
 
+import errno
 import multiprocessing
 import os
 import re
@@ -186,7 +187,15 @@ def test_row_36_a_gpu_or_a_machine_without_the_memory(command, tiny, run_of_a_st
     def fill_machine(*arguments):
         torch.empty(2**50)
 
-    for fill, said in ((fill_gpu, "CUDA out of memory. Tried to allocate 2.00 GiB)"), (fill_machine, "can't allocate")):
+    def fill_cublas(*arguments):
+        raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
+
+    def refuse_fork(*arguments):
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    fills = {fill_gpu: "CUDA out of memory. Tried to allocate 2.00 GiB)", fill_machine: "can't allocate"}
+    fills |= {fill_cublas: "CUBLAS_STATUS_ALLOC_FAILED when", refuse_fork: "Cannot allocate memory)"}
+    for fill, said in fills.items():
         with monkeypatch.context() as patch:
             patch.setattr(Runner, "run", fill)
             patch.setattr("neo_model.config.evaluation_job.evaluate", fill)
@@ -197,4 +206,5 @@ def test_row_36_a_gpu_or_a_machine_without_the_memory(command, tiny, run_of_a_st
             assert said in error and error.removeprefix("error: ") in Path(f"run_{fill.__name__}/train.log").read_text()
             for setting in ("hardware.accumulate", "hardware.recompute=[backbone,encoder]", "data/resolution"):
                 assert setting in error
+            assert ("hardware.workers" in error) == (fill is refuse_fork)
             assert said in command("eval", f"ckpt={run_of_a_step}/checkpoints/best.pt").error
