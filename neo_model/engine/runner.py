@@ -95,7 +95,7 @@ class Runner:
         self.showing = Showing(self)
         self._resumed: Rewound | None = None
         self._circumstances = circumstances(data, hardware)
-        self._saved_at = time.monotonic()
+        self._saved_at, self._saved_progress = time.monotonic(), None
         hardware.set_backends()
         self.train_loader = data.train_loader(seed=settings.seed, overfit=settings.overfit, **hardware.loading)
         self.val_loader = data.val_loader(overfit=settings.overfit, limit=settings.limit_batches, **hardware.loading)
@@ -139,7 +139,9 @@ class Runner:
                 if stop.signal_number is None:
                     raise
                 is_crash = not isinstance(error, UserError)
-                log.error("error: %s; the stop left no new checkpoint", error, exc_info=is_crash)
+                is_saved = self._saved_progress == self.progress.state_dict()
+                left = "" if is_saved else "; the stop left no new checkpoint"
+                log.error("error: %s%s", error, left, exc_info=is_crash)
             if stop.signal_number is not None:  # also too late to cut the last evaluation short: no other job may start
                 raise Interrupted(stop.signal_number)
         return max(self.progress.best_ap, 0.0)
@@ -269,7 +271,7 @@ class Runner:
         state = training_state(self.learner, self.steps_per_epoch)
         beside = {"circumstances": self._circumstances, "bad_images": self.train_loader.bad_images()}
         self.checkpoints.save_last(self._weights() | state | beside)
-        self._saved_at = time.monotonic()
+        self._saved_at, self._saved_progress = time.monotonic(), self.progress.state_dict()
 
     def _weights(self) -> dict:
         """What evaluation needs, of the present state."""

@@ -16,9 +16,11 @@ from omegaconf.errors import ConfigKeyError
 from neo_model.data import DetectionData
 from neo_model.engine import Runner
 from neo_model.engine.checkpoint import read_checkpoint
+from neo_model.engine.loggers import TensorBoardLogger
 from neo_model.engine.progress import ECHO_SECONDS, StopRequest
 from neo_model.engine.step_recorder import StepRecorder
 from neo_model.testing.failing_disk import FailingDisk, Operation
+from neo_model.utils import UserError
 from neo_model.utils.sealed_file import SealedWriter
 
 
@@ -211,6 +213,22 @@ def test_row_33_whatever_fails_after_a_stop_was_asked_for_it_is_the_end(command,
     outcome = command("train", *tiny, "hydra.run.dir=run")
     assert outcome.code == 130 and outcome.err.endswith("stopped: SIGINT\n")
     assert said in outcome.err and ("Traceback" in outcome.err) == is_told
+
+
+def test_row_33_what_fails_after_a_stop_was_saved_does_not_deny_the_checkpoint(command, tiny, monkeypatch):
+    def stop(*_):
+        signal.raise_signal(signal.SIGTERM)
+
+    def fail_to_close(logger):
+        raise UserError("wandb", "does not finish", "sync it later")
+
+    monkeypatch.setattr(StepRecorder, "__call__", stop)
+    monkeypatch.setattr(TensorBoardLogger, "close", fail_to_close)
+    outcome = command("train", *tiny, "logger=tensorboard", "hydra.run.dir=run")
+    assert outcome.code == 143
+    ends = ["error: wandb: does not finish; sync it later", "next: python train.py resume=run", "stopped: SIGTERM"]
+    assert outcome.err.splitlines()[-3:] == ends
+    assert read_checkpoint("run/checkpoints/last.pt")["progress"]["step"] == 1
 
 
 def broken_off(*_, **__):
