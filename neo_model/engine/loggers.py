@@ -131,7 +131,7 @@ class TensorBoardLogger(Logger):
         threading.excepthook = _report_unless_from_tensorboard
         # The reader drops what older event files say from this step on. A run that starts may not be the first to do so
         # in its folder: an earlier one may have been killed before its first checkpoint.
-        first_step, records = resumed or NOTHING_YET
+        first_step, records, _ = resumed or NOTHING_YET
         self._writer = SummaryWriter(str(run_dir / "tensorboard"), purge_step=first_step)
         for record in records:
             self._scalars(record["step"], {k: v for k, v in record.items() if k != "step" and v is not None})
@@ -202,6 +202,7 @@ class WandbLogger(Logger):
             raise UserError("WANDB_MODE", f"W&B has no mode {self._mode!r}", remedy)
         self._run = None
         self._first_step = 0
+        self._evaluated: frozenset[int] = frozenset()
 
     def _failures(self) -> tuple[type[Exception], ...]:
         import wandb
@@ -211,6 +212,7 @@ class WandbLogger(Logger):
     def _start(self, run_dir: Path, config: dict, resumed: Rewound | None) -> None:
         import wandb
 
+        self._evaluated = NOTHING_YET.evaluated if resumed is None else resumed.evaluated
         id_file = run_dir / "wandb_id.txt"
         run_id = ""
         if resumed is not None and id_file.exists():
@@ -231,12 +233,14 @@ class WandbLogger(Logger):
         self._first_step = getattr(self._run, "starting_step", None) or 0  # 0 offline, where it is not known
 
     def _scalars(self, step: int, values: dict[str, float]) -> None:
-        self._log(step, values, is_new=any(name.startswith("val") for name in values))
+        is_evaluation = any(name.startswith("val") for name in values)
+        self._log(step, values, is_new=is_evaluation, is_evaluation=is_evaluation)
 
     def _images(self, step: int, tag: str, images: list[np.ndarray]) -> None:
         import wandb
 
-        self._log(step, {tag: [wandb.Image(image, file_type="jpg") for image in images]})
+        pictures = [wandb.Image(image, file_type="jpg") for image in images]
+        self._log(step, {tag: pictures}, is_evaluation=tag.startswith("val"))
 
     def _histograms(self, step: int, values: dict[str, np.ndarray]) -> None:
         import wandb
@@ -251,14 +255,17 @@ class WandbLogger(Logger):
         recall, names = np.linspace(0, 1, 101).tolist(), list(precisions)
         shown = [precisions[name].tolist() for name in names]
         picture = wandb.plot.line_series(xs=recall, ys=shown, keys=names, title="precision over recall", xname="recall")
-        self._log(step, {"val_precision": picture})
+        self._log(step, {"val_precision": picture}, is_evaluation=True)
 
-    def _log(self, step: int, values: dict, *, is_new: bool = True) -> None:
+    def _log(self, step: int, values: dict, *, is_new: bool = True, is_evaluation: bool = False) -> None:
         """Log at a step, or at the first that W&B still takes: of a resumed run it ignores its last one and all before.
 
         A run that was stopped while it evaluated has logged training at that very step. What it has logged already and
-        only repeats is not new, and is ignored, so that no point of a curve is there twice.
+        only repeats is not new, and is ignored, so that no point of a curve is there twice. An evaluation that the run
+        recorded but did not save is repeated, too; W&B has it, unless it knows of no step so late.
         """
+        if is_evaluation and step in self._evaluated and not 0 < self._first_step <= step:
+            return
         self._run.log(values, step=max(step, self._first_step) if is_new else step)
 
     def _close(self) -> None:

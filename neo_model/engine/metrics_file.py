@@ -16,10 +16,14 @@ ROUNDING = 1e-9  # of an epoch's fraction
 
 
 class Rewound(NamedTuple):
-    """Where loggers go on: their points from ``first_step`` on are void, but for these ``records`` of that step."""
+    """Where loggers go on: their points from ``first_step`` on are void, but for these ``records`` of that step.
+
+    An evaluation at one of the steps ``evaluated`` was recorded before the resume, and comes once more.
+    """
 
     first_step: int
     records: list[dict]
+    evaluated: frozenset[int] = frozenset()
 
 
 NOTHING_YET = Rewound(0, [])
@@ -51,14 +55,15 @@ class MetricsFile:
             unevaluated: whether the evaluation at this point is yet to come; then one that is there already goes.
 
         Returns:
-            from which step on the other loggers must forget their points, and which points of it stay.
+            from which step on the other loggers must forget their points, which points of it stay, and which evaluations
+            they have seen that are yet to come.
 
         Raises:
             UserError: the disk refuses; nothing is lost.
         """
         if not is_there(self.path):
             return Rewound(step + 1, [])
-        kept, at_step, dropped_at_step = [], [], False
+        kept, at_step, dropped_at_step, evaluated = [], [], False, set()
         for line in self._lines():
             record = _record_of(line)
             its_step, its_epoch = (record.get(key) for key in ("step", "epoch"))
@@ -66,13 +71,16 @@ class MetricsFile:
             # A skipped step leaves the number of steps as it is, but goes on in the epoch.
             if its_step is None or (its_step, its_epoch or 0.0) > (step, epoch + ROUNDING):
                 dropped_at_step |= its_step == step
+                evaluated |= {its_step} if is_evaluation else set()
             elif unevaluated and its_step == step and is_evaluation:
                 dropped_at_step = True
+                evaluated.add(its_step)
             else:
                 kept.append(line)
                 at_step += [record] if its_step == step else []
         self._replace(kept)
-        return Rewound(step, at_step) if dropped_at_step else Rewound(step + 1, [])
+        first_step, records = (step, at_step) if dropped_at_step else (step + 1, [])
+        return Rewound(first_step, records, frozenset(evaluated))
 
     def _lines(self) -> list[str]:
         try:

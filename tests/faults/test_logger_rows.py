@@ -258,6 +258,44 @@ def test_row_38_wandb_of_a_run_stopped_while_it_evaluated_gets_the_evaluation_af
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("saved_at", [4, 2])  # an older checkpoint, too, from which the evaluation is come to again
+def test_row_38_wandb_of_a_run_that_could_not_save_its_evaluation_has_it_once(tmp_path, monkeypatch, saved_at):
+    server, metrics, picture = FakeWandb(monkeypatch), MetricsFile(tmp_path), [np.zeros((8, 8, 3), np.uint8)]
+
+    def train_and_evaluate(logger: WandbLogger, steps: tuple[int, ...], ap: float) -> None:
+        for step in steps:
+            metrics.scalars(step, step / 4, {"train/loss": 1 / step})
+            logger.scalars(step, step / 4, {"train/loss": 1 / step})
+        metrics.scalars(4, 1.0, {"val/AP": ap})
+        logger.scalars(4, 1.0, {"val/AP": ap})
+        logger.scalars(4, 1.0, {"val_class_AP/cat": ap})
+        logger.precision_curves(4, {"val_precision/cat": np.linspace(1, 0, 101)})
+        logger.images(4, "val", picture)
+
+    ended = wandb_run(tmp_path, None)
+    train_and_evaluate(ended, (2, 4), 0.5)
+    ended.close()
+    resumed = wandb_run(tmp_path, metrics.rewind(saved_at, saved_at / 4, unevaluated=saved_at == 4))
+    train_and_evaluate(resumed, () if saved_at == 4 else (4,), 0.75)
+    resumed.images(4, "train", picture)  # of the next epoch, which none has seen
+    resumed.scalars(8, 2.0, {"val/AP": 0.875})
+    resumed.close()
+    assert {step: row["val/AP"] for step, row in server.rows.items() if "val/AP" in row} == {4: 0.5, 8: 0.875}
+    assert server.rows[5].keys() == {"train"} and server.rows[4].keys() >= {"val", "val_precision", "val_class_AP/cat"}
+    assert [(r["step"], r["val/AP"]) for r in records(tmp_path) if "val/AP" in r] == [(4, 0.75)]
+
+
+def test_row_38_wandb_that_was_off_when_an_evaluation_was_recorded_gets_it_after_the_resume(tmp_path, monkeypatch):
+    server = FakeWandb(monkeypatch)
+    first = wandb_run(tmp_path, None)
+    first.scalars(2, 0.5, {"train/loss": 0.5})
+    first.close()
+    resumed = wandb_run(tmp_path, Rewound(4, [], frozenset({4})))
+    resumed.scalars(4, 1.0, {"val/AP": 0.5})
+    resumed.close()
+    assert server.rows[4]["val/AP"] == 0.5
+
+
 def test_row_38_wandb_of_a_killed_run_has_each_repeated_step_once(tmp_path, monkeypatch):
     server = FakeWandb(monkeypatch)
     for resumed, steps in ((None, (2, 4, 6, 8)), (Rewound(5, []), (6, 8, 10))):
