@@ -86,13 +86,16 @@ class Logger:
             return
         try:
             action(*arguments)
-        except self._failures() as error:
+        except Exception as error:
+            if not self._is_outside(error):
+                raise
             self._active = False
-            log.warning("%s is switched off for the rest of the run: %s", self.name, " ".join(str(error).split()))
+            said = " ".join(str(error).split()) or type(error).__name__
+            log.warning("%s is switched off for the rest of the run: %s", self.name, said)
 
-    def _failures(self) -> tuple[type[Exception], ...]:
-        """What the outside world may do to this logger; anything else is our mistake and is raised."""
-        return (OSError,)
+    def _is_outside(self, error: Exception) -> bool:
+        """Whether it is what the outside world may do to this logger; anything else is our mistake and is raised."""
+        return isinstance(error, OSError)
 
     def _start(self, run_dir: Path, config: dict, resumed: Rewound | None) -> None:
         raise NotImplementedError
@@ -204,10 +207,9 @@ class WandbLogger(Logger):
         self._first_step = 0
         self._evaluated: frozenset[int] = frozenset()
 
-    def _failures(self) -> tuple[type[Exception], ...]:
-        import wandb
-
-        return OSError, UserError, wandb.Error
+    def _is_outside(self, error: Exception) -> bool:
+        # Not all that W&B raises is a wandb.Error: not where its own process has died, for one.
+        return isinstance(error, OSError | UserError) or type(error).__module__.partition(".")[0] == "wandb"
 
     def _start(self, run_dir: Path, config: dict, resumed: Rewound | None) -> None:
         import wandb

@@ -181,6 +181,34 @@ def test_row_37_wandb_that_loses_its_network_lets_the_run_end_and_says_how_to_up
     ]
 
 
+@pytest.mark.parametrize("name", ["MailboxClosedError", "HandleAbandonedError"])
+def test_row_37_wandb_whose_own_process_has_died_lets_the_run_end_with_one_warning(tmp_path, monkeypatch, caplog, name):
+    mailbox = pytest.importorskip("wandb.sdk.mailbox")
+
+    def finish():
+        raise getattr(mailbox, name)
+
+    server = FakeWandb(monkeypatch)
+    monkeypatch.setattr(server, "finish", finish)
+    logger = WandbLogger(project="neo_model")
+    logger.start(tmp_path, CONFIG)
+    logger.scalars(1, 0, {"train/loss": 1.0})
+    logger.close()
+    logger.close()
+    assert [record.getMessage() for record in caplog.records] == [
+        f"W&B is switched off for the rest of the run: {name}"
+    ]
+
+
+def test_row_37_a_mistake_of_ours_in_a_logger_is_not_taken_for_the_outside_world(tmp_path, monkeypatch):
+    server = FakeWandb(monkeypatch)
+    logger = WandbLogger(project="neo_model")
+    logger.start(tmp_path, CONFIG)
+    monkeypatch.setattr(server, "log", {}.__getitem__)
+    with pytest.raises(TypeError):
+        logger.scalars(1, 0, {"train/loss": 1.0})
+
+
 def test_row_37_wandb_without_a_limit_to_its_waiting_is_used_as_it_is(tmp_path, monkeypatch, caplog):
     class Older:
         def __init__(self, *, silent: bool, console: str, init_timeout: float) -> None: ...
