@@ -19,7 +19,7 @@ from neo_model.engine.checkpoint import check_classes, read_checkpoint
 from neo_model.evaluation import CocoEvaluator, class_table, metrics_json, summary_table
 from neo_model.reports.stored_evaluation import DETECTIONS_FILE, METRICS_FILE, StoredEvaluation, read_evaluation
 from neo_model.utils import UserError
-from neo_model.utils.files import is_file, is_folder, telling_of_refusal, write_whole
+from neo_model.utils.files import is_file, is_folder, write_whole
 
 
 def eval_job(checkpoint: dict, config: DictConfig, settings: DictConfig, open_folder: Callable[[], Path]) -> dict:
@@ -41,9 +41,9 @@ def eval_job(checkpoint: dict, config: DictConfig, settings: DictConfig, open_fo
     other = _compared_with(evaluation, settings)
     run_dir = open_folder()
     metrics = evaluation.run("evaluating")
+    evaluation.evaluator.write_detections(run_dir / DETECTIONS_FILE)
+    # Last: a folder with this file is a whole evaluation, see `_compared_with`.
     write_whole(run_dir / METRICS_FILE, json.dumps(metrics_json(metrics), indent=2) + "\n")
-    with telling_of_refusal(run_dir / DETECTIONS_FILE):
-        evaluation.evaluator.write_detections(run_dir / DETECTIONS_FILE)
     print(summary_table(metrics), class_table(metrics), sep="\n\n")
     if part := evaluation.part():
         print(f"\n{part}")

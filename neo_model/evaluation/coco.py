@@ -8,6 +8,7 @@ no ids at all and NaN.
 import json
 import math
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -17,6 +18,7 @@ import torch
 
 from neo_model.evaluation import average_precision, pycocotools_backend
 from neo_model.evaluation.matching import FoundArrays, TruthArrays
+from neo_model.utils.files import write_whole
 
 # The twelve figures of COCO, in COCO's order.
 SUMMARY_KEYS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
@@ -114,14 +116,20 @@ class CocoEvaluator:
         return [found for image_id in self._detections for found in self._detections_of(image_id)]
 
     def write_detections(self, path: str | Path) -> None:
-        """Write the detections as a COCO results file, image by image."""
-        with Path(path).open("w", encoding="utf-8") as file:
-            separator = "["
-            for image_id, (_, scores, _) in self._detections.items():
-                if len(scores):
-                    file.write(separator + json.dumps(self._detections_of(image_id), separators=(",", ":"))[1:-1])
-                    separator = ","
-            file.write("[]" if separator == "[" else "]")
+        """Write the detections as a COCO results file, image by image, which is there whole or not at all.
+
+        Raises:
+            UserError: the disk refuses.
+        """
+        write_whole(Path(path), self._detections_json())
+
+    def _detections_json(self) -> Iterator[str]:
+        separator = "["
+        for image_id, (_, scores, _) in self._detections.items():
+            if len(scores):
+                yield separator + json.dumps(self._detections_of(image_id), separators=(",", ":"))[1:-1]
+                separator = ","
+        yield "[]" if separator == "[" else "]"
 
     def compute(self, *, only_seen: bool = False) -> dict:
         """The twelve COCO figures and those of each class.

@@ -92,8 +92,12 @@ def telling_of_refusal(path: str | Path, remedy: str = "make room, or choose ano
         raise UserError(str(path), f"cannot be written ({error.strerror or error})", remedy) from error
 
 
-def write_whole(path: Path, text: str) -> None:
+def write_whole(path: Path, text: str | Iterable[str]) -> None:
     """Create or replace a file that is at no time there in part.
+
+    Args:
+        path: in a folder that exists.
+        text: the content, perhaps in pieces.
 
     Raises:
         UserError: the disk refuses; a file of that name is as it was.
@@ -101,7 +105,10 @@ def write_whole(path: Path, text: str) -> None:
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with telling_of_refusal(path):
         try:
-            unfinished.write_text(text, encoding="utf-8")
+            with unfinished.open("w", encoding="utf-8") as file:
+                file.writelines([text] if isinstance(text, str) else text)
+                file.flush()
+                os.fsync(file.fileno())  # or a power failure could leave the name with nothing behind it
             unfinished.replace(path)
         except OSError:
             with suppress(OSError):

@@ -19,6 +19,7 @@ from torchvision.ops import box_iou
 from neo_model.config.compose import compose_node
 from neo_model.engine.checkpoint import read_checkpoint, write_checkpoint
 from neo_model.evaluation import SUMMARY_KEYS
+from neo_model.testing.failing_disk import FailingDisk, Operation
 from tests.config.conftest import folders_of_runs
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -68,6 +69,18 @@ def test_detections_are_coco_results(evaluate, trained, shapes_root):
     assert set(metrics) == {*SUMMARY_KEYS, "per_class"}
     assert set(metrics["per_class"]) == {category["name"] for category in truth.dataset["categories"]}
     assert sum(entry["boxes"] for entry in metrics["per_class"].values()) > 0
+
+
+@pytest.mark.parametrize("fault", ["write .detections.json.*", "rename detections.json", "write .metrics.json.*"])
+def test_an_evaluation_that_could_not_be_written_whole_is_not_taken_for_one(command, trained, monkeypatch, fault):
+    best = f"ckpt={trained}/checkpoints/best.pt"
+    with monkeypatch.context() as patch:
+        FailingDisk(Path.cwd(), Operation(fault, 1), setattr=patch.setattr)
+        error = command("eval", best, "hydra.run.dir=results").error
+    name = re.search(r"(detections|metrics)\.json", fault)[0]
+    assert error.startswith(f"error: results/{name}: cannot be written (Input/output error); make room")
+    assert set(os.listdir("results")) <= {"detections.json"}
+    assert "holds no evaluation" in command("eval", best, "compare=results", "report=true").error
 
 
 def test_conf_threshold_drops_low_scores(evaluate):
