@@ -24,7 +24,7 @@ from neo_model.engine.job_device import take_device
 from neo_model.reports.sweep import write_sweep_report
 from neo_model.reports.sweep_jobs import FAILED, FINISHED, INTERRUPTED, RESULT_FILE, RUNNING, SweepJob
 from neo_model.utils import UserError
-from neo_model.utils.files import telling_of_refusal, write_whole
+from neo_model.utils.files import remove_unfinished, telling_of_refusal, write_whole
 from neo_model.utils.messages import tell
 from neo_model.utils.signals import raise_interruption_before
 
@@ -125,6 +125,7 @@ def report(folder: Path) -> list[SweepJob]:
     """Tables and picture so far; that they cannot be written is no reason to stop training."""
     try:
         with _one_at_a_time(folder):
+            remove_unfinished(folder)
             return write_sweep_report(folder)
     except UserError as error:
         tell(f"warning: {error}")

@@ -12,8 +12,8 @@ from typing import NamedTuple
 from neo_model.engine.checkpoint import NewerFormat, read_checkpoint, write_checkpoint
 from neo_model.utils import UserError
 from neo_model.utils.errors import UnreadableFile
-from neo_model.utils.files import is_there, refused_to_read
-from neo_model.utils.sealed_file import check_seal, temporary_prefix
+from neo_model.utils.files import is_there, refused_to_read, remove_unfinished
+from neo_model.utils.sealed_file import check_seal
 from neo_model.utils.untrusted import check_progress_entry
 
 log = logging.getLogger(__name__)
@@ -110,11 +110,10 @@ class CheckpointFolder:
         return not any(is_there(path) for path in self._newest_first())
 
     def remove_temporaries(self) -> None:
-        """Remove what a process killed while saving has left; only one trains in a folder, see `training_alone`."""
-        for path in (self.last, self.best):
-            for temporary in self.folder.glob(f"{temporary_prefix(path)}*.tmp"):
-                with suppress(OSError):  # it does no harm
-                    temporary.unlink()
+        """Remove what a process killed while writing has left in the run's folder, too; only one trains there, see
+        `training_alone`."""
+        for folder in (self.folder, self.folder.parent):
+            remove_unfinished(folder)
 
     def _newest_first(self) -> Iterator[Path]:
         """All that there may be."""

@@ -114,3 +114,10 @@ def write_whole(path: Path, text: str | Iterable[str]) -> None:
             with suppress(OSError):
                 unfinished.unlink()
             raise
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove what processes killed while they wrote a file have left; for a folder in which no other process writes."""
+    for unfinished in folder.glob(".*.[0-9]*.tmp"):
+        with suppress(OSError):  # it does no harm
+            unfinished.unlink()

@@ -92,7 +92,7 @@ def write_sealed(
     Raises:
         OSError: the disk refuses; the temporary file is removed.
     """
-    temporary = path.with_name(f"{temporary_prefix(path)}{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
         try:
@@ -108,11 +108,6 @@ def write_sealed(
     finally:
         with suppress(OSError):  # it is not there any more, or the disk has gone for good
             os.unlink(temporary)
-
-
-def temporary_prefix(path: Path) -> str:
-    """How the names of temporary files for ``path`` begin."""
-    return f".{path.name}."
 
 
 def sync_folder(folder: Path) -> None:

@@ -71,7 +71,7 @@ def test_detections_are_coco_results(evaluate, trained, shapes_root):
     assert sum(entry["boxes"] for entry in metrics["per_class"].values()) > 0
 
 
-@pytest.mark.parametrize("fault", ["write .detections.json.*", "rename detections.json", "write .metrics.json.*"])
+@pytest.mark.parametrize("fault", ["write .detections.json.*", "fsync .detections.json.*", "write .metrics.json.*"])
 def test_an_evaluation_that_could_not_be_written_whole_is_not_taken_for_one(command, trained, monkeypatch, fault):
     best = f"ckpt={trained}/checkpoints/best.pt"
     with monkeypatch.context() as patch:

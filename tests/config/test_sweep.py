@@ -14,6 +14,7 @@ from hydra.plugins.launcher import Launcher
 
 from neo_model.config.compose import parse_overrides
 from neo_model.config.sweep_folders import job_folder
+from neo_model.config.sweep_job import report
 from neo_model.config.zipping import split_jobs
 from neo_model.engine import Runner
 from neo_model.engine.progress import Interrupted
@@ -307,3 +308,10 @@ def test_folder_names_hold_nothing_to_quote():
     assert job_folder(0, "optim.lr=5e-05,data/resolution=480x270") == "0_lr-5e-05_resolution-480x270"
     assert shlex.split(name) == [name] and parse_overrides([f"ckpt=a/{name}/b.pt"])[0].value() == f"a/{name}/b.pt"
     assert len(job_folder(0, "optim.betas=" + "9" * 300)) <= 100
+
+
+def test_a_sweeps_report_removes_what_a_killed_one_has_left(tmp_path, monkeypatch):
+    (tmp_path / ".results.csv.77.tmp").write_text("half")
+    monkeypatch.setattr("neo_model.config.sweep_job.write_sweep_report", lambda folder: [])
+    report(tmp_path)
+    assert not list(tmp_path.glob("*.tmp")) and not list(tmp_path.glob(".results*"))

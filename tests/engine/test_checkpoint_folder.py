@@ -121,9 +121,10 @@ def test_a_folder_that_may_not_be_looked_into_is_not_taken_for_an_empty_one(tmp_
 
 def test_leftovers_of_a_killed_process_are_removed(tmp_path):
     folder = folder_after(tmp_path, 1)
-    (folder.folder / ".last.pt.77.tmp").write_bytes(b"half")
+    for name in ("checkpoints/.last.pt.77.tmp", ".config.yaml.77.tmp", ".own.tmp"):
+        (tmp_path / name).write_bytes(b"half")
     folder.remove_temporaries()
-    assert names(folder) == ["last.pt"]
+    assert names(folder) == ["last.pt"] and sorted(os.listdir(tmp_path)) == [".own.tmp", "checkpoints"]
 
 
 def test_a_file_system_without_links_keeps_as_many(tmp_path, monkeypatch):
