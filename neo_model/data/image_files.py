@@ -141,7 +141,8 @@ def decode(
             lowest frequencies alone.
 
     Raises:
-        DamagedImage: it is no image, not all of one, or lies on a defective part of the disk.
+        DamagedImage: it is no image of a format whose size is known beforehand, not all of one, or lies on a defective
+            part of the disk.
         UserError: it cannot be read, has another size or more than ``MOST_PIXELS``.
     """
     encoded = _read_encoded(path, remedy, expected_wh)
@@ -149,7 +150,7 @@ def decode(
         reduction = 1
     try:
         image = cv2.imdecode(np.frombuffer(encoded, np.uint8), REDUCED_DECODING.get(reduction, DECODING))
-    except cv2.error:  # of a forged size in one of the rarer formats, for example
+    except cv2.error:  # of a size that OpenCV refuses, for example
         image = None
     if image is None:
         raise DamagedImage(path, encoded_images.damage(encoded) or "is not an image that can be decoded", remedy)
@@ -168,6 +169,8 @@ def _read_encoded(path: Path, remedy: str, expected_wh: tuple[int, int] | None) 
     if claimed_wh is not None:
         _check_size(path, claimed_wh, expected_wh, remedy)
     damage = encoded_images.damage(encoded, checksums=False)
+    if damage is None and claimed_wh is None:  # OpenCV reads more, and would allocate what they claim
+        damage = "is not an image that can be read (JPEG, PNG, BMP, TIFF, WebP)"
     if damage is not None:
         raise DamagedImage(path, damage, remedy)
     return encoded

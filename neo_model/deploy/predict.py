@@ -221,7 +221,7 @@ def _checked(config: dict) -> dict:
 def _pixels(image: Image, *, name: str) -> np.ndarray:
     """RGB uint8 [H, W, 3] from an array or a file, decoded as in training."""
     if isinstance(image, str | Path):
-        return decode(Path(image), remedy="give the path of a JPEG, PNG or other image file")
+        return decode(Path(image), remedy="give the path of a JPEG, PNG, BMP, TIFF or WebP file")
     if not isinstance(image, np.ndarray):
         raise UserError(name, f"is a {type(image).__name__}", "give a path or an RGB uint8 array [H, W, 3]")
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:

@@ -109,7 +109,8 @@ def test_broken_image_files_are_found_and_what_becomes_of_them(make_data, root):
     reports = audit(make_data(max_bad_fraction=0.5))
     size = "4.jpg is 16x9, its annotation says 160x90"
     cut, empty, html = (
-        "is cut off (it has no end-of-image marker)", "is empty", "is not an image that can be decoded",
+        "is cut off (it has no end-of-image marker)", "is empty",
+        "is not an image that can be read (JPEG, PNG, BMP, TIFF, WebP)",
     )  # fmt: skip
     train, val = found(reports, "train"), found(reports, "val")
     missing, wrong, *damaged = train

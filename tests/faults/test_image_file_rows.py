@@ -13,7 +13,14 @@ import pytest
 from PIL import Image
 
 from neo_model.data.coco import read_coco
-from neo_model.data.image_files import DamagedImage, check_images, decode, examine_folder, load_image
+from neo_model.data.image_files import (
+    DamagedImage,
+    check_images,
+    decode,
+    examine_folder,
+    inspect_image,
+    load_image,
+)
 from neo_model.utils import UserError
 from tests.data.conftest import SIZE, instances_named
 
@@ -133,6 +140,26 @@ def test_row_05_a_forged_header_of_a_rarer_format_costs_no_memory(tmp_path, monk
     (tmp_path / f"a.{kind}").write_bytes(FORGED[kind])
     with pytest.raises(UserError, match=f"a.{kind}: claims to be 60000x60000, more than 268,435,456 pixels; mend it"):
         decode(tmp_path / f"a.{kind}", remedy="mend it")
+
+
+OTHERS = {
+    "ppm": b"P6 30000 30000 255\n",
+    "gif": b"GIF89a" + struct.pack("<HH", 60000, 60000) + bytes(3) + b";",
+    "hdr": b"#?RADIANCE\nFORMAT=32-bit_rle_rgbe\n\n-Y 30000 +X 30000\n",
+    "big.tif": b"MM\0+" + struct.pack(">HHQ", 8, 0, 16),
+}
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_row_05_a_format_whose_size_is_not_known_beforehand_is_not_decoded(tmp_path, monkeypatch, kind):
+    monkeypatch.setattr(cv2, "imdecode", lambda *_: pytest.fail("pixels were allocated"))
+    path = tmp_path / "a.jpg"  # what counts is the content
+    path.write_bytes(OTHERS[kind])
+    for read in (load_image, inspect_image):
+        with pytest.raises(DamagedImage) as caught:
+            read(path, (30000, 30000))
+        said = f"{path}: is not an image that can be read (JPEG, PNG, BMP, TIFF, WebP); restore it"
+        assert str(caught.value).startswith(said)
 
 
 def test_row_06_grey_palette_transparent_cmyk_and_16_bit_files_become_rgb_bytes(tmp_path, picture):
