@@ -191,11 +191,15 @@ def _read_annotations(
     images, is_of_image = _positions(of_image, image_ids)
     labels, is_of_class = _positions(of_category, np.asarray(classes.category_ids))
     is_finite = np.isfinite(boxes_xywh).all(axis=1)
+    with np.errstate(over="ignore", invalid="ignore"):
+        reach = np.stack([_box_areas(boxes_xywh), *(boxes_xywh[:, :2] + boxes_xywh[:, 2:]).T], axis=1)
+    is_endless = is_finite & ~np.isfinite(reach).all(axis=1)
     findings += _doubles(path, "annotation id", ids)
     findings += _unknown(path, "image_id", ids, of_image, is_of_image)
     findings += _unknown(path, "category_id", ids, of_category, is_of_class)
     findings += _stopping(path, "boxes with NaN or infinity (annotation ids)", ids[~is_finite], "correct them")
-    rows = np.flatnonzero(is_of_image & is_of_class & is_finite)
+    findings += _stopping(path, "boxes of infinite area or reach (annotation ids)", ids[is_endless], "correct them")
+    rows = np.flatnonzero(is_of_image & is_of_class & is_finite & ~is_endless)
     kept, found = _check_boxes(path, ids[rows], boxes_xywh[rows], sizes_wh[images[rows]])
     rows = rows[kept]
     order = rows[np.argsort(images[rows], kind="stable")]
@@ -232,8 +236,13 @@ def _fill_in(path: Path, columns: CocoColumns) -> tuple[np.ndarray, np.ndarray, 
         missing = ~np.isfinite(column)
         what = f'annotations without "{key}" (annotation ids)'
         findings += findings_of(path, what, ids[missing], then=f"{value} is filled in")
-        column[missing] = boxes_xywh[missing, 2] * boxes_xywh[missing, 3] if key == "area" else 0.0
+        column[missing] = _box_areas(boxes_xywh[missing]) if key == "area" else 0.0
     return areas, crowd != 0, findings
+
+
+def _box_areas(boxes_xywh: np.ndarray) -> np.ndarray:
+    with np.errstate(over="ignore", invalid="ignore"):  # of boxes that are refused
+        return boxes_xywh[:, 2] * boxes_xywh[:, 3]
 
 
 def _positive(path: Path, ids: np.ndarray) -> tuple[np.ndarray, list[Finding]]:

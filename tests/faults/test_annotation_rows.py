@@ -104,6 +104,11 @@ def test_row_10_many_unknown_ids_are_counted_and_the_first_five_shown(read):
 NOT_FINITE = {
     "nan": (lambda content: annotation(content, bbox=[1, float("nan"), 2, 3]), "NaN or infinity (annotation ids): 1"),
     "infinity": (lambda content: annotation(content, bbox=[1, 2, float("inf"), 3]), "NaN or infinity"),
+    "endless area": (
+        lambda content: annotation(content, bbox=[1, 2, 1e200, 1e200], area=None),
+        "1 boxes of infinite area or reach (annotation ids): 1",
+    ),
+    "endless reach": (lambda content: annotation(content, bbox=[1e308, 2, 1e308, 3]), "infinite area or reach"),
 }
 
 
