@@ -145,10 +145,11 @@ def _resume(options: argparse.Namespace, run_dir: Path) -> int:
         raise UserError(own[0], "does not go with resume", f"leave it out, the run stays in {run_dir}")
     if options.config_dir:
         raise UserError("--config-dir", "does not go with resume", "leave it out, the run brings its configuration")
-    config = resumed_config(run_dir, [override for override in options.overrides if _key(override) != "resume"])
+    overrides = [override for override in options.overrides if _key(override) != "resume"]
+    config = resumed_config(run_dir, overrides)
     if _is_hydra_command(options):
         return _print_saved(config, options)
-    preflight(config)
+    preflight(config, drawing=_name_data(overrides))
     from neo_model.config.jobs import train_job
 
     train_job(config, lambda: run_dir, resume=True)
@@ -181,7 +182,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     if options.cfg:
         return _print_saved(OmegaConf.merge(OmegaConf.to_container(config), settings), options)
     folder = _chosen_run_dir(composed, own)
-    preflight(config, training=config.overfit > 0)
+    preflight(config, training=config.overfit > 0, drawing=_name_data(others))
     from neo_model.config.evaluation_job import eval_job
 
     eval_job(checkpoint, config, settings, lambda: _run_dir(composed, folder))
@@ -190,6 +191,11 @@ def _evaluate(options: argparse.Namespace) -> int:
 
 def _is_evaluation_override(override: str) -> bool:
     return is_hydra_override(override) or _key(override) in EVALUATION_SETTINGS
+
+
+def _name_data(overrides: list[str]) -> bool:
+    """Whether the user has named the data or their folder, beside what a checkpoint says."""
+    return any(_key(override) in ("data", "data.root") for override in overrides)
 
 
 def _key(override: str) -> str:

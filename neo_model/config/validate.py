@@ -60,19 +60,25 @@ def validate_training(config: DictConfig, found: Iterable[UserError] = (), *, bu
     raise_all(found)
 
 
-def preflight(config: DictConfig, *, training: bool = True) -> None:
+def preflight(config: DictConfig, *, training: bool = True, drawing: bool = True) -> None:
     """Check what a valid training configuration needs from this machine: its data, which may be generated, and device.
 
     Args:
         config: a validated configuration.
         training: whether the training images are needed too.
+        drawing: whether a new data set may be drawn; if not, only in another size of one that is there.
 
     Raises:
         UserError: one error that lists everything missing.
     """
+    from neo_model.data import ShapesData
+
     found = []
     try:
-        instantiate(config.data, key="data").prepare(training=training)
+        data = instantiate(config.data, key="data")
+        if not drawing and isinstance(data, ShapesData):
+            data.refuse_to_draw_more()
+        data.prepare(training=training)
     except UserError as error:
         found.append(error)
     try:

@@ -36,7 +36,7 @@ class DetectionData:
         resolution: input sizes.
         augment: what training does to its samples.
         fit: "letterbox" keeps shapes and adds black borders; "stretch" fills the input.
-        fetch_hint: the command that fetches missing files, for the error message.
+        fetch_hint: the command that fetches missing files, for the error message, see `check_present`.
         loader: whether batches are made by worker processes or by threads.
         max_bad_fraction: training replaces damaged images by others, until more than this part of them is damaged.
         cache: keep decoded training images in memory ("ram") or in a file for this and later runs ("disk").

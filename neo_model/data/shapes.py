@@ -17,6 +17,7 @@ from neo_model.data.transforms import Augmentation, Fit
 from neo_model.data.workers import LoaderKind
 from neo_model.utils import Fraction, NonNegativeInt, PositiveInt, UserError
 from neo_model.utils.cores import num_cores
+from neo_model.utils.quoting import typed
 
 _STAMP = "stamp.json"
 
@@ -80,6 +81,20 @@ class ShapesData(DetectionData):
             cause = f"cannot write the generated images ({error.strerror or error})"
             remedy = "free some space or choose another folder by data.root=DIR"
             raise UserError(str(self.folder), cause, remedy) from error
+
+    def refuse_to_draw_more(self) -> None:
+        """Refuse what would have as many pictures drawn as the root holds in no size yet.
+
+        A checkpoint may come from a stranger: without the user's word it fills no folder.
+
+        Raises:
+            UserError: with the number, and what to add to have them drawn.
+        """
+        root, (train, val) = self.folder.parent, self.counts.values()
+        if not any(root.glob(f"*x*-seed*-{train}+{val}/{_STAMP}")):
+            cause = f"the checkpoint's data set of {train:,} + {val:,} pictures is not in {root}"
+            remedy = f"add {typed('data.root', root)} to have it drawn there, or name another folder or data set"
+            raise UserError("data=shapes", cause, remedy)
 
     def _stamp(self) -> dict:
         width, height = self.resolution.width, self.resolution.height

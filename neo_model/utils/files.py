@@ -13,6 +13,8 @@ from neo_model.utils.quoting import typed
 # What a system answers about a path that leads to nothing.
 NOTHING_THERE = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG}
 
+FETCHING = "python -m neo_model.data.prepare"
+
 
 def is_there(path: Path) -> bool:
     """Whether a path leads to anything.
@@ -61,7 +63,8 @@ def check_present(name: str, *, files: Iterable[Path], folders: Iterable[Path], 
     Args:
         name: what to call the data set.
         files, folders: what it needs.
-        fetch_hint: the command that fetches it, its last word perhaps root= and a folder in any characters.
+        fetch_hint: the command that fetches it, its last word perhaps root= and a folder in any characters. It is told
+            only if it is ours: a stranger's checkpoint may bring another.
 
     Raises:
         UserError: naming all that is missing and how to get it, or what may not be looked at.
@@ -70,8 +73,8 @@ def check_present(name: str, *, files: Iterable[Path], folders: Iterable[Path], 
     missing += [str(path) for path in folders if not is_folder(path)]
     if missing:
         remedy = "correct data.root or the paths beside it"
-        if fetch_hint:
-            command, *root = fetch_hint.split(" root=", 1)
+        command, *root = (fetch_hint or "").split(" root=", 1)
+        if command == FETCHING:
             remedy = f"fetch them with `{' '.join([command, *(typed('root', folder) for folder in root)])}`"
         raise UserError(f"data={name}", f"missing {', '.join(dict.fromkeys(missing))}", remedy)
 
