@@ -5,7 +5,7 @@ import sys
 import traceback
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import hydra
@@ -13,7 +13,9 @@ import hydra
 from neo_model.config.compose import CONF, VERSION_BASE, CompositionError, parse_overrides, set_environment
 from neo_model.config.run_dir import chosen_folder, new_folder
 from neo_model.config.sweep_checks import check_jobs
-from neo_model.config.sweep_job import COMMAND_ID, report, run_job
+from neo_model.config.sweep_job import COMMAND_ID, JOBLIB, report, run_job
+from neo_model.config.sweep_signals import stopping_jobs_too
+from neo_model.config.targets import TARGET
 from neo_model.config.zipping import zipping
 from neo_model.engine.job_device import remember_devices
 from neo_model.engine.run_lock import training_alone
@@ -57,11 +59,12 @@ def run_sweep(overrides: list[str], config_dir: str | None) -> int:
     os.environ.setdefault("SQLALCHEMY_SILENCE_UBER_WARNING", "1")  # on its way to 2.0, which is Optuna's business
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # or Hydra prints what went wrong and exits
     remember_devices()
-    with training_alone(folder, key="hydra.sweep.dir"):
+    with training_alone(folder, key="hydra.sweep.dir") as lock:
         before, sys.argv = sys.argv, [sys.argv[0], *arguments]
         try:
             zipped = zipping(list(composed.sweep.zip))
-            with zipped, _telling_of_plugins(folder, command_id), _telling_of_refusals_in(folder):
+            stopping = stopping_jobs_too(lock) if composed.hydra.launcher[TARGET] == JOBLIB else nullcontext()
+            with zipped, _telling_of_plugins(folder, command_id), _telling_of_refusals_in(folder), stopping:
                 hydra.main(version_base=VERSION_BASE, config_path=str(CONF), config_name="train")(run_job)()
         finally:
             sys.argv = before

@@ -18,6 +18,7 @@ from omegaconf import DictConfig
 from neo_model.config.compose import CompositionError, is_launching, without_hydra
 from neo_model.config.secrets import redacted
 from neo_model.config.sweep_folders import earlier_attempt, unused_folder
+from neo_model.config.sweep_signals import end_interrupted_job
 from neo_model.config.targets import TARGET
 from neo_model.config.validate import validate_training
 from neo_model.engine.job_device import take_device
@@ -31,8 +32,9 @@ from neo_model.utils.signals import raise_interruption_before
 REPORT_LOCK = ".report.lock"
 COMMAND_ID = "NEO_MODEL_SWEEP_COMMAND"  # in the environment of every job: which command has started it
 # Launchers that start several jobs on this machine, which share its GPUs; Slurm gives each job its own.
+JOBLIB = "hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLauncher"
 BESIDE_EACH_OTHER = (
-    "hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLauncher",
+    JOBLIB,
     "hydra_plugins.hydra_submitit_launcher.submitit_launcher.LocalLauncher",
 )
 
@@ -88,6 +90,8 @@ def run_job(config: DictConfig) -> float | None:
         _free_memory()
         if result["status"] != INTERRUPTED:  # then it is time to go: the sweep's own end makes the report
             report(run_dir.parent)
+        elif own.launcher[TARGET] == JOBLIB:
+            end_interrupted_job()
     return result["AP"]
 
 

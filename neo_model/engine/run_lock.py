@@ -19,8 +19,8 @@ TAKEN = {errno.EACCES, errno.EAGAIN}
 
 
 @contextmanager
-def training_alone(run_dir: Path, *, key: str = "hydra.run.dir") -> Iterator[None]:
-    """Hold the folder's lock, which the kernel takes away when this process ends in whatever way.
+def training_alone(run_dir: Path, *, key: str = "hydra.run.dir") -> Iterator[int]:
+    """Hold the folder's lock, which the kernel takes away when this process ends in whatever way; its file's descriptor.
 
     The lock is the process's own (``lockf``): loader processes that outlive a killed training for some seconds do not
     hold it, as they would hold a lock of the open file (``flock``).
@@ -49,4 +49,4 @@ def training_alone(run_dir: Path, *, key: str = "hydra.run.dir") -> Iterator[Non
             with telling_of_refusal(path):
                 file.truncate(0)
                 file.write(f"process {os.getpid()} on {socket.gethostname()}\n".encode())
-        yield
+        yield file.fileno()

@@ -3,8 +3,11 @@
 import csv
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -14,6 +17,7 @@ from hydra.errors import MissingConfigException
 from omegaconf import OmegaConf
 
 from neo_model.config.problems import from_hydra
+from neo_model.engine.checkpoint import read_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -158,3 +162,44 @@ def test_joblib_runs_only_what_a_killed_sweep_lacks(command, short, tmp_path, mo
     assert len(rows) == 4 and all(rows[job]["status"] == "finished" for job in "012")
     assert [line for line in out.splitlines() if "is there already" in line] == ["job 0_seed-1: is there already"]
     assert rows["0"]["best_epoch"] == "" and rows["1"]["best_epoch"] == rows["2"]["best_epoch"] == "1.0"
+
+
+@pytest.mark.slow
+@needs_launchers
+def test_a_signal_to_the_sweep_alone_stops_joblibs_jobs_which_save(tiny, tmp_path):
+    folder = tmp_path / "sweep"
+    launcher = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
+    started = sweep(folder, "seed=1,2,3", *launcher, *tiny, "epochs=10000")
+    try:
+        logs, deadline = {}, time.monotonic() + 120
+        while len(logs) < 2 or not all(logs.values()):
+            assert started.poll() is None and time.monotonic() < deadline
+            time.sleep(0.1)
+            logs = {path.parent: path.read_text().count("\n") for path in folder.glob("*/metrics.jsonl")}
+        started.send_signal(signal.SIGTERM)
+        out, _ = started.communicate(timeout=20)
+        assert started.returncode == 143, out
+        assert out.count("stopped: SIGTERM; waiting for the jobs to save") == 1 and "Traceback" not in out, out
+        deadline = time.monotonic() + 5  # joblib's trackers end once the jobs have
+        while left := processes_in_group(started.pid):
+            assert time.monotonic() < deadline, left
+            time.sleep(0.1)
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(started.pid, signal.SIGKILL)
+    results = [json.loads(path.read_text()) for path in folder.glob("*/result.json")]
+    assert [result["status"] for result in results] == ["interrupted"] * 2  # and no further job has begun
+    for run_dir in logs:
+        last = json.loads((run_dir / "metrics.jsonl").read_text().splitlines()[-1])
+        assert read_checkpoint(run_dir / "checkpoints" / "last.pt")["progress"]["step"] >= last["step"]
+
+
+def processes_in_group(group: int) -> list[str]:
+    """The command lines of those that are alive."""
+    found = []
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            state, _, its_group = status.read_text().rpartition(")")[2].split()[:3]
+            if int(its_group) == group and state != "Z":
+                found.append(status.with_name("cmdline").read_text().replace("\0", " "))
+    return found
