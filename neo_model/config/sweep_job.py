@@ -31,8 +31,8 @@ from neo_model.utils.signals import raise_interruption_before
 
 REPORT_LOCK = ".report.lock"
 COMMAND_ID = "NEO_MODEL_SWEEP_COMMAND"  # in the environment of every job: which command has started it
-# Launchers that start several jobs on this machine, which share its GPUs; Slurm gives each job its own.
 JOBLIB = "hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLauncher"
+# Launchers that start several jobs on this machine, which share its GPUs; Slurm gives each job its own.
 BESIDE_EACH_OTHER = (
     JOBLIB,
     "hydra_plugins.hydra_submitit_launcher.submitit_launcher.LocalLauncher",

@@ -55,8 +55,8 @@ class MetricsFile:
             unevaluated: whether the evaluation at this point is yet to come; then one that is there already goes.
 
         Returns:
-            from which step on the other loggers must forget their points, which points of it stay, and which evaluations
-            they have seen that are yet to come.
+            from which step on the other loggers must forget their points, which points of it stay, and which
+            evaluations they have seen that are yet to come.
 
         Raises:
             UserError: the disk refuses; nothing is lost.

