@@ -143,7 +143,7 @@ def test_rows_02_to_07_an_image_that_no_evaluation_can_use_is_found_before_there
     mend = "write the image again in that size, or correct the"
     for content, said in {
         whole[:-20]: f"of which each is cut off (it has no end chunk): 1.png; {restore}",
-        b"<html>": f"of which each is not an image that can be decoded: 1.png; {restore}",
+        b"<html>": f"of which each is not an image that can be read (JPEG, PNG, BMP, TIFF, WebP): 1.png; {restore}",
         png(): f"of another size than their annotation says: 1.png is 64x48, its annotation says 256x144; {mend}",
     }.items():
         (images / "1.png").write_bytes(content)
