@@ -70,5 +70,6 @@ def test_thirty_steps_have_the_losses_of_the_plain_forms(loss_curve, monkeypatch
     plain = loss_curve(criterion=PlainCriterion())
 
     assert len(plain) == STEPS and plain[-1] < 0.9 * plain[0]
+    assert fast[0] == pytest.approx(plain[0], rel=1e-5)  # of the same weights
     assert fast == pytest.approx(plain, rel=1e-4)
     assert recomputed == pytest.approx(plain, rel=1e-4)

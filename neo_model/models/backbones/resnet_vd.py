@@ -125,17 +125,18 @@ class ResNetVD(nn.Module):
         super().__init__()
         half, block = width // 2, Bottleneck if depth >= 50 else BasicBlock
 
-        def stem_conv(in_channels: int, out_channels: int, stride: int) -> ConvNorm:
-            return ConvNorm(
-                in_channels, out_channels, kernel_size=3, stride=stride, activation=nn.ReLU, frozen_norm=freeze_norm
-            )
+        def stem_conv(in_channels: int, out_channels: int, **options) -> ConvNorm:
+            return ConvNorm(in_channels, out_channels, kernel_size=3, frozen_norm=freeze_norm, **options)
 
         self.conv1 = nn.Sequential(
             OrderedDict(
-                conv1_1=stem_conv(3, half, 2), conv1_2=stem_conv(half, half, 1), conv1_3=stem_conv(half, width, 1)
+                conv1_1=stem_conv(3, half, stride=2, activation=nn.ReLU),
+                conv1_2=stem_conv(half, half, activation=nn.ReLU),
+                conv1_3=stem_conv(half, width),
             )
         )
-        self.pool = nn.MaxPool2d(3, stride=2, padding=1)
+        # As published ReLU comes before the maximum; behind it, it gives the same on a quarter of the pixels.
+        self.pool = nn.Sequential(nn.MaxPool2d(3, stride=2, padding=1), nn.ReLU(inplace=True))
         widths = [width * 2**i for i in range(4)]
         inputs = [width, *(w * block.expansion for w in widths[:-1])]
         self.res_layers = nn.ModuleList(
