@@ -6,7 +6,6 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torchvision.ops import batched_nms
 
 from neo_model.engine.hardware import PRECISIONS, Hardware
 from neo_model.evaluation import CocoEvaluator, source_boxes_xyxy
@@ -67,6 +66,8 @@ def detect(
     network_wh = (images.shape[-1], images.shape[-2])
     with hardware.autocast():
         outputs = model(hardware.place(images))
+    from torchvision.ops import batched_nms  # takes a moment, which the first step need not wait for
+
     labels, boxes, scores = (t.cpu() for t in postprocess(outputs, num_top=plan.max_detections))
     found = []
     for target, label, box_cxcywh, score in zip(targets, labels, boxes, scores, strict=True):

@@ -3,8 +3,6 @@
 from typing import Literal
 
 from torch import Tensor, nn
-from torchvision.models import get_model, get_model_weights
-from torchvision.models._utils import IntermediateLayerGetter
 
 from neo_model.models.backbones.pretrained import load_pretrained
 from neo_model.models.layers import FrozenBatchNorm2d
@@ -49,6 +47,10 @@ class TorchvisionResNet(nn.Module):
         freeze_norm: bool = False,
     ) -> None:
         super().__init__()
+        # Only here: it takes half a second, which trainings of other backbones are spared.
+        from torchvision.models import get_model, get_model_weights
+        from torchvision.models._utils import IntermediateLayerGetter
+
         model = get_model(name, weights=None)
         if weights is not None:
             load_pretrained(model, weights, url=get_model_weights(name).DEFAULT.url)
