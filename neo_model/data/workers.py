@@ -212,15 +212,19 @@ def _already_packed(batch):
     return batch
 
 
+LEFT_TO_MAIN = (signal.SIGINT, signal.SIGTERM)
+
+
 class _WorkerProcess(ForkProcess):
     """A process that leaves Ctrl-C and SIGTERM to the main process, which still needs its batches to end a step.
 
-    A service manager signals every process of a run. The signals are blocked, for torch has a handler of SIGTERM of its
-    own; so what means to end a worker, torch and multiprocessing's exit, kills it, also one that has been stopped.
+    A service manager signals every process of a run. The signals are blocked until `_start_worker` ignores them, for
+    torch has a handler of SIGTERM of its own in between. So what means to end a worker, torch and multiprocessing's
+    exit, kills it, also one that has been stopped.
     """
 
     def run(self) -> None:
-        signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+        signal.pthread_sigmask(signal.SIG_BLOCK, LEFT_TO_MAIN)
         super().run()
 
     @staticmethod
@@ -239,4 +243,6 @@ class _WorkerContext(ForkContext):
 def _start_worker(worker: int) -> None:
     """Each worker is one thread, in a process group of its own: a terminal, `timeout` and schedulers signal groups."""
     cv2.setNumThreads(0)
+    for number in LEFT_TO_MAIN:  # a mask alone does not hold: other threads, and multiprocessing itself, may lift it
+        signal.signal(number, signal.SIG_IGN)
     os.setpgrp()
