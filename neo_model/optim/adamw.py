@@ -1,5 +1,7 @@
 """AdamW as RT-DETR is trained with it."""
 
+from inspect import unwrap
+
 import torch
 from torch import nn
 
@@ -43,4 +45,17 @@ class AdamW:
             weight_decay=self.weight_decay,
             layer_decay=self.backbone_layer_decay,
         )
-        return torch.optim.AdamW(groups, lr=self.lr, betas=self.betas, fused=True)
+        return _AdamW(groups, lr=self.lr, betas=self.betas, fused=True)
+
+
+class _AdamW(torch.optim.AdamW):
+    """PyTorch's without the wrappers by which its compiler leaves an optimizer out: they import it, compiled or not.
+
+    That takes longer than all else that a start imports but PyTorch itself.
+    """
+
+    step = torch.no_grad()(unwrap(torch.optim.AdamW.step))
+    zero_grad = unwrap(torch.optim.AdamW.zero_grad)
+    add_param_group = unwrap(torch.optim.AdamW.add_param_group)
+    state_dict = unwrap(torch.optim.AdamW.state_dict)
+    load_state_dict = unwrap(torch.optim.AdamW.load_state_dict)

@@ -189,6 +189,18 @@ def test_the_composed_configuration_can_be_printed(command):
     assert "lr: 0.0007" in outcome.out
 
 
+def test_a_step_does_without_the_import_of_pytorchs_compiler(tmp_path, tiny):
+    program = (
+        "import sys; from neo_model.config.command_line import main\n"
+        "from torch.optim.optimizer import register_optimizer_step_post_hook\n"
+        "register_optimizer_step_post_hook(lambda *_: print('torch._dynamo' in sys.modules))\n"
+        "main('train', sys.argv[1:])"
+    )
+    command = [sys.executable, "-c", program, *tiny, f"hydra.run.dir={tmp_path / 'run'}"]
+    ended = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert ended.stdout.split() == ["False"] * 3, ended.stderr
+
+
 def test_absent_coco_is_found_before_torch_is_loaded(tmp_path):
     program = (
         "import sys; from neo_model.config.command_line import main\n"
