@@ -24,6 +24,7 @@ USER_ERROR = 2
 BENCHMARKS = {
     "startup": ("startup", "from the command train.py to the first optimizer step"),
     "step": ("step", "training step of RT-DETR R18 beside transformers"),
+    "hardware": ("hardware", "what each choice of hardware= brings a training step on this machine"),
     "loop": ("loop", "what a training step spends on neither model nor loss nor optimizer"),
     "safety": ("safety", "what it costs a training step that no work is lost"),
     "saving": ("saving", "how long a training stands still for a checkpoint"),

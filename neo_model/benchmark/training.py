@@ -16,7 +16,7 @@ LEARNING_RATE, WEIGHT_DECAY, CLIP_NORM = 1e-4, 1e-4, 0.1
 
 def our_learner(depth: int, hardware: Hardware, *, average: bool = False) -> Learner:
     """Our model with what trains it, and with the average of its weights if asked for."""
-    model = hardware.place_model(our_model(depth))
+    model = hardware.place_for_training(our_model(depth))
     optimizer = AdamW(lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY).build(model)
     scheduler = Constant().build(optimizer, steps_per_epoch=1, total_steps=1)
     ema = Ema().build(model) if average else None

@@ -5,7 +5,7 @@ import argparse
 import pytest
 import torch
 
-from neo_model.benchmark import deform, forward, loop, memory, safety, saving, startup, step, step_parts
+from neo_model.benchmark import deform, forward, hardware, loop, memory, safety, saving, startup, step, step_parts
 from neo_model.benchmark.fake_gpu import fake_gpu
 from neo_model.benchmark.measure import interleaved
 from neo_model.benchmark.step_parts import PARTS
@@ -159,3 +159,11 @@ def test_a_step_with_and_without_what_keeps_it_safe(options):
     assert "\n7 samples, " in report.text()  # of two steps and five parts, one of the steps in both tables
     assert names(steps) == [safety.SAFE, safety.BARE]
     assert parts.rows[0].value == steps.rows[1].value and len(parts.rows) == 6
+
+
+@pytest.mark.parametrize("options", [(hardware, ["--size", "64x64", "--batch", "1", "--boxes", "2"])], indirect=True)
+def test_each_choice_of_hardware_has_its_row(options):
+    step_table, optimizer_table = hardware.run(options).tables
+    assert names(step_table) == ["as chosen", "precision=fp32", "channels_last=false"]
+    assert names(optimizer_table) == ["fused, as chosen", "fused=False"]
+    assert all(row.value.median > 0 for table in (step_table, optimizer_table) for row in table.rows)
