@@ -1,4 +1,6 @@
-"""What the bytes of an image file say before any pixel is decoded: its size, and whether all of a JPEG or PNG is there.
+"""What the bytes of an image file say before any pixel is decoded.
+
+Its size, how it is to be turned, and whether all of a JPEG or PNG is there.
 
 OpenCV decodes a JPEG that breaks off at any byte to a full image, grey from there on, without a word.
 """
@@ -6,6 +8,8 @@ OpenCV decodes a JPEG that breaks off at any byte to a full image, grey from the
 import mmap
 import struct
 import zlib
+from collections.abc import Iterator
+from typing import NamedTuple
 
 Encoded = bytes | mmap.mmap
 
@@ -13,11 +17,13 @@ JPEG_START, JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
 PNG_START, PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB\x60\x82"
 # Frame headers hold the size; 0xC4, 0xC8 and 0xCC in between are other segments (ITU-T T.81, table B.1).
 JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-JPEG_SCAN = 0xDA
+JPEG_SCAN, JPEG_APP1, EXIF_START = 0xDA, 0xE1, b"Exif\0\0"
 PNG_CHUNK = struct.Struct(">I4s")
 BMP_START, BMP_OLDEST_HEADER = b"BM", 12
 TIFF_STARTS = {b"II*\0": "<", b"MM\0*": ">"}  # and the order of its bytes
-TIFF_WIDTH, TIFF_HEIGHT, TIFF_TYPES = 256, 257, {3: "H", 4: "I"}
+TIFF_WIDTH, TIFF_HEIGHT, TIFF_ORIENTATION, TIFF_TYPES = 256, 257, 274, {3: "H", 4: "I"}
+UPRIGHT, TURNED_BY_A_QUARTER = 1, range(5, 9)
+MOST_EXIF = 2**16
 
 
 def size_wh(encoded: Encoded) -> tuple[int, int] | None:
@@ -27,17 +33,31 @@ def size_wh(encoded: Encoded) -> tuple[int, int] | None:
         is_whole = header[:4] == b"IHDR" and zlib.crc32(header).to_bytes(4, "big") == encoded[29:33]
         return struct.unpack(">II", header[4:12]) if is_whole else None
     if encoded[:3] == JPEG_START:
-        return _jpeg_header(encoded)[0]
+        return _jpeg_header(encoded).size_wh
     try:
         if encoded[:2] == BMP_START:
             return _bmp_size(encoded)
         if encoded[:4] == b"RIFF" and encoded[8:12] == b"WEBP":
             return _webp_size(encoded)
         if encoded[:4] in TIFF_STARTS:
-            return _tiff_size(encoded, TIFF_STARTS[encoded[:4]])
+            tags = _tiff_tags(encoded)
+            return (tags[TIFF_WIDTH], tags[TIFF_HEIGHT]) if {TIFF_WIDTH, TIFF_HEIGHT} <= {*tags} else None
     except struct.error:  # it breaks off
         pass
     return None
+
+
+def orientation(encoded: Encoded) -> int:
+    """How EXIF has the stored rows and columns shown (EXIF 2.32, tag 0x0112); 1, upright, where it does not say.
+
+    2 to 4 mirror the image or turn it by a half, 5 to 8 exchange its sides.
+    """
+    try:
+        tags = _tiff_tags(_exif(encoded))
+    except struct.error:  # it breaks off
+        return UPRIGHT
+    value = tags.get(TIFF_ORIENTATION, UPRIGHT)
+    return value if value in range(UPRIGHT, TURNED_BY_A_QUARTER.stop) else UPRIGHT
 
 
 def damage(encoded: Encoded, *, checksums: bool = True) -> str | None:
@@ -50,11 +70,11 @@ def damage(encoded: Encoded, *, checksums: bool = True) -> str | None:
     if not len(encoded):
         return "is empty"
     if encoded[:3] == JPEG_START:
-        size, scan = _jpeg_header(encoded)
-        if size is None or scan is None:
+        header = _jpeg_header(encoded)
+        if header.size_wh is None or header.scan is None:
             return "is cut off within its header"
         # In compressed data 0xFF is followed by 0 or a restart marker: the end can be nothing else.
-        return None if encoded.rfind(JPEG_END, scan) >= 0 else "is cut off (it has no end-of-image marker)"
+        return None if encoded.rfind(JPEG_END, header.scan) >= 0 else "is cut off (it has no end-of-image marker)"
     if encoded[:8] == PNG_START:
         if size_wh(encoded) is None:
             return "has a broken header"
@@ -72,30 +92,62 @@ def is_surely_whole(head: bytes, tail: bytes) -> bool:
         tail: its last bytes, none of which are in ``head``.
     """
     if head[:3] == JPEG_START:
-        _, scan = _jpeg_header(head)
+        scan = _jpeg_header(head).scan
         return scan is not None and JPEG_END in head[scan:] + tail
     return head[:8] == PNG_START and PNG_END in head + tail
 
 
-def _jpeg_header(encoded: Encoded) -> tuple[tuple[int, int] | None, int | None]:
-    """The size, and where the compressed data begin; None for what the segments do not lead to.
+class _JpegHeader(NamedTuple):
+    """Size, where the compressed data begin, and EXIF's content; nothing for what the segments do not lead to."""
+
+    size_wh: tuple[int, int] | None
+    scan: int | None
+    exif: bytes
+
+
+def _jpeg_header(encoded: Encoded) -> _JpegHeader:
+    """Walks the segments.
 
     Decoders pass over bytes between two segments, which some cameras write; so does this.
     """
-    size, position = None, 2
+    size, exif, position = None, b"", 2
     while 0 <= (position := encoded.find(b"\xff", position)) < len(encoded) - 8:
         kind = encoded[position + 1]
         if kind in (0x00, 0xFF):  # no segment; padding before one
             position += 1
             continue
         if kind == JPEG_SCAN:
-            return size, position
+            return _JpegHeader(size, position, exif)
+        (length,) = struct.unpack(">H", encoded[position + 2 : position + 4])
         if kind in JPEG_FRAMES:
             height, width = struct.unpack(">HH", encoded[position + 5 : position + 9])
             size = width, height
-        (length,) = struct.unpack(">H", encoded[position + 2 : position + 4])
+        elif kind == JPEG_APP1 and encoded[position + 4 : position + 10] == EXIF_START:
+            exif = exif or bytes(encoded[position + 10 : position + 2 + length])
         position += 2 + length
-    return size, None
+    return _JpegHeader(size, None, exif)
+
+
+def _exif(encoded: Encoded) -> Encoded:
+    """EXIF's content, a TIFF file in itself; nothing where there is none."""
+    if encoded[:3] == JPEG_START:
+        return _jpeg_header(encoded).exif
+    if encoded[:8] == PNG_START:  # anywhere in it: most tools write it at the beginning, some at the end
+        places = [encoded.find(b"eXIf" + start) + 4 for start in TIFF_STARTS]
+        return encoded[max(places) : max(places) + MOST_EXIF] if max(places) > 4 else b""
+    if encoded[:4] == b"RIFF" and encoded[8:12] == b"WEBP":
+        return _webp_exif(encoded)
+    return encoded
+
+
+def _webp_exif(encoded: Encoded) -> bytes:
+    position = 12
+    while kind := bytes(encoded[position : position + 4]):
+        (length,) = struct.unpack_from("<I", encoded, position + 4)
+        if kind == b"EXIF":
+            return bytes(encoded[position + 8 : position + 8 + length]).removeprefix(EXIF_START)
+        position += 8 + length + length % 2
+    return b""
 
 
 def _bmp_size(encoded: Encoded) -> tuple[int, int]:
@@ -117,16 +169,18 @@ def _webp_size(encoded: Encoded) -> tuple[int, int] | None:
     return None
 
 
-def _tiff_size(encoded: Encoded, order: str) -> tuple[int, int] | None:
-    """By its first directory, whose image is the one that is decoded."""
+def _tiff_tags(encoded: Encoded) -> dict[int, int]:
+    """Whole numbers of the first directory, whose image is the one that is decoded, by tag."""
+    order, tags = TIFF_STARTS.get(bytes(encoded[:4])), {}
+    if order is None:
+        return tags
     (start,) = struct.unpack_from(f"{order}I", encoded, 4)
     (entries,) = struct.unpack_from(f"{order}H", encoded, start)
-    sides = {}
     for place in range(start + 2, start + 2 + 12 * entries, 12):
         tag, kind = struct.unpack_from(f"{order}HH", encoded, place)
-        if tag in (TIFF_WIDTH, TIFF_HEIGHT) and kind in TIFF_TYPES:
-            (sides[tag],) = struct.unpack_from(order + TIFF_TYPES[kind], encoded, place + 8)
-    return (sides[TIFF_WIDTH], sides[TIFF_HEIGHT]) if len(sides) == 2 else None
+        if kind in TIFF_TYPES:
+            (tags[tag],) = struct.unpack_from(order + TIFF_TYPES[kind], encoded, place + 8)
+    return tags
 
 
 def _wrong_chunk(encoded: Encoded) -> str | None:

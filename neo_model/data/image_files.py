@@ -14,8 +14,7 @@ from neo_model.data.findings import Finding, act_on, findings_of
 from neo_model.utils import UserError
 from neo_model.utils.files import is_folder, refused_to_read
 
-# Pixels as stored, eight bits, three channels. The EXIF orientation is ignored, as COCO's boxes ignore it: a file whose
-# boxes were drawn on the turned image has another size in its annotation and is refused by ``load_image``.
+# Pixels as stored, eight bits, three channels.
 DECODING = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
 # The same at a part of each side. OpenCV has these in BGR only.
 REDUCED_DECODING = {
@@ -38,6 +37,18 @@ class DamagedImage(UserError):
 
 class WrongSize(UserError):
     """An image file of another size than its annotation says."""
+
+    found = "files of another size than their annotation says"
+
+
+class TurnedByExif(WrongSize):
+    """An annotated image file with an EXIF orientation.
+
+    Some tools draw boxes on the pixels as stored, others on the image as it is shown, and the sizes that they write do
+    not tell which: half a turn keeps them, and some write the stored one beside boxes of the other.
+    """
+
+    found = "files that their EXIF orientation turns"
 
 
 def check_images(folder: Path, instances: CocoInstances) -> None:
@@ -136,7 +147,8 @@ def decode(
     Args:
         path: the file.
         remedy: what to do about a bad file.
-        expected_wh: width and height in pixels that it must have.
+        expected_wh: width and height in pixels that an annotated file must have, and no EXIF orientation; that of any
+            other is ignored.
         reduction: 2, 4 or 8 decode a JPEG whose sides it divides to this part of each side: every 8x8 block from its
             lowest frequencies alone.
 
@@ -167,6 +179,7 @@ def _read_encoded(path: Path, remedy: str, expected_wh: tuple[int, int] | None) 
         raise kind(path, f"image cannot be read ({error.strerror})", remedy) from None
     claimed_wh = encoded_images.size_wh(encoded)
     if claimed_wh is not None:
+        _check_orientation(path, encoded, claimed_wh, expected_wh)
         _check_size(path, claimed_wh, expected_wh, remedy)
     damage = encoded_images.damage(encoded, checksums=False)
     if damage is None and claimed_wh is None:  # OpenCV reads more, and would allocate what they claim
@@ -187,11 +200,23 @@ def reduction_for(source_wh: tuple[int, int], needed_wh: tuple[float, float]) ->
     return 1
 
 
+def _check_orientation(
+    path: Path, encoded: bytes, stored_wh: tuple[int, int], expected_wh: tuple[int, int] | None
+) -> None:
+    orientation = encoded_images.orientation(encoded)
+    if expected_wh is None or orientation == encoded_images.UPRIGHT:
+        return
+    shown_wh = stored_wh[::-1] if orientation in encoded_images.TURNED_BY_A_QUARTER else stored_wh
+    stored, shown, expected = (f"{width}x{height}" for width, height in (stored_wh, shown_wh, expected_wh))
+    cause = f"is stored as {stored} and shown as {shown}, turned by its EXIF orientation {orientation}"
+    cause += f", its annotation says {expected}, and its boxes may be drawn on either"
+    raise TurnedByExif(path, cause, f"write the image again as its boxes need it, without that orientation {UNCHANGED}")
+
+
 def _check_size(path: Path, found_wh: tuple[int, int], expected_wh: tuple[int, int] | None, remedy: str) -> None:
     found = f"{found_wh[0]}x{found_wh[1]}"
     if expected_wh is not None and tuple(expected_wh) != found_wh:
-        turned = " (turned by its EXIF orientation, which is not used)" if found_wh[::-1] == tuple(expected_wh) else ""
-        cause = f"is {found}, its annotation says {expected_wh[0]}x{expected_wh[1]}{turned}"
+        cause = f"is {found}, its annotation says {expected_wh[0]}x{expected_wh[1]}"
         raise WrongSize(path, cause, f"write the image again in that size, or correct the annotations {UNCHANGED}")
     if found_wh[0] * found_wh[1] > MOST_PIXELS:
         raise UserError(path, f"claims to be {found}, more than {MOST_PIXELS:,} pixels", remedy)
@@ -207,7 +232,7 @@ def load_image(path: Path, size_wh: tuple[int, int], *, reduction: int = 1) -> n
 
     Raises:
         DamagedImage: its content is broken.
-        UserError: the file is missing or has another size.
+        UserError: the file is missing, has another size, or an EXIF orientation.
     """
     return decode(path, remedy=RESTORE, expected_wh=tuple(size_wh), reduction=reduction)
 
@@ -220,6 +245,7 @@ def inspect_image(path: Path, size_wh: tuple[int, int], *, decoding: bool = True
     head, tail = _ends(path)
     claimed_wh = encoded_images.size_wh(head)
     if claimed_wh is not None and encoded_images.is_surely_whole(head, tail):
+        _check_orientation(path, head + tail, claimed_wh, tuple(size_wh))
         _check_size(path, claimed_wh, tuple(size_wh), RESTORE)
     elif decoding or encoded_images.size_wh(_read_encoded(path, RESTORE, tuple(size_wh))) is None:
         load_image(path, size_wh)

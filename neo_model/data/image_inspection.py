@@ -41,7 +41,7 @@ def examine_images(
         if isinstance(error, DamagedImage):
             damaged[error.cause].append(name)
         elif isinstance(error, WrongSize):
-            unusable["files of another size than their annotation says", error.remedy].append(f"{name} {error.cause}")
+            unusable[error.found, error.remedy].append(f"{name} {error.cause}")
         else:
             unusable[f"files of which each {error.cause}", error.remedy].append(name)
     for (what, remedy), names in unusable.items():

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 
 from neo_model.data.buffers import KeptImages
@@ -14,7 +15,11 @@ Batch = tuple[torch.Tensor, list[dict]]
 
 @dataclass
 class PackedBatch:
-    """A batch in three tensors, for each tensor that leaves a worker costs a file descriptor and a mapping."""
+    """A batch in three tensors.
+
+    From a worker process all but `KeptImages` comes through the pipe. torch would send a tensor as the number of a file
+    that the receiver then asks the sender for, and a sender that has been stopped meanwhile would never answer.
+    """
 
     images: torch.Tensor | KeptImages
     labels: torch.Tensor
@@ -27,6 +32,13 @@ class PackedBatch:
         """torch's hook for page-locked memory; without it the targets' tuples would come out as lists."""
         tensors = {key: getattr(self, key).pin_memory() for key in ("images", "labels", "boxes")}
         return replace(self, **tensors)
+
+    def __getstate__(self) -> dict:
+        return {key: value.numpy() if isinstance(value, torch.Tensor) else value for key, value in vars(self).items()}
+
+    def __setstate__(self, state: dict) -> None:
+        for key, value in state.items():
+            setattr(self, key, torch.from_numpy(value) if isinstance(value, np.ndarray) else value)
 
     def unpack(self) -> Batch:
         """Images and a target for each, whose tensors are views."""

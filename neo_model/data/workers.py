@@ -1,12 +1,14 @@
 """Who makes the batches: worker processes, threads, or whoever asks for the next one."""
 
+import fcntl
 import os
 import signal
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from multiprocessing.context import ForkContext, ForkProcess
+from multiprocessing.queues import Queue
 from typing import Literal, NamedTuple
 
 import cv2
@@ -26,6 +28,8 @@ LoaderKind = Literal["process", "thread"]
 
 # Batches in the hands of whoever asked: the last one, still in use while the next is received.
 BATCHES_IN_USE = 2
+# Bytes of batches, without their images, that workers have sent and nobody has read; the most that Linux gives to all.
+PIPE_BYTES = 2**20
 # Seconds without a batch after which workers are taken to hang, on a disk that does not answer for example.
 LONGEST_WAIT = 600.0
 
@@ -121,7 +125,11 @@ def _unpacked(packed_batches, damage: DamageCount | None) -> Iterator[Batch]:
 
 
 class _Leased(NamedTuple):
-    """What a worker process is asked for, and the block to put it in; None when all were in use."""
+    """What a worker process is asked for, and the block to put it in.
+
+    None when all were in use, because somebody keeps batches: such a batch the main process makes itself, for the
+    images do not fit into the pipe.
+    """
 
     requests: list[SampleRequest]
     block: int | None
@@ -155,17 +163,16 @@ class _InWorker(Dataset):
     dataset: DetectionDataset
     buffers: KeptBuffers
 
-    def __getitems__(self, leased: _Leased) -> PackedBatch | UserError:
-        shape = batch_shape(leased.requests)
+    def __getitems__(self, leased: _Leased) -> PackedBatch | UserError | None:
         if leased.block is None:
-            images = torch.empty(shape, dtype=torch.uint8)
-        else:
-            images = torch.from_numpy(self.buffers.array(leased.block, shape))
+            return None
+        shape = batch_shape(leased.requests)
+        images = torch.from_numpy(self.buffers.array(leased.block, shape))
         try:
             packed = make_batch(self.dataset, leased.requests, images)
         except UserError as error:
             return error
-        return packed if leased.block is None else replace(packed, images=self.buffers.sent(leased.block, shape))
+        return replace(packed, images=self.buffers.sent(leased.block, shape))
 
 
 class _Processes:
@@ -193,14 +200,17 @@ class _Processes:
         try:
             with telling_of_lost_workers(self._due):
                 for packed in iterator:
-                    self._order.due.popleft()
-                    yield packed
+                    requests = self._order.due.popleft()
+                    yield self._made_here(requests) if packed is None else packed
                     del packed
         except Exception:  # whatever it is, it goes on below; an iteration that is given up is none
             # The error's traceback keeps the iterator, which would end its workers when nobody refers to it.
             iterator._shutdown_workers()
             self._loader._iterator = None
             raise
+
+    def _made_here(self, requests: list[SampleRequest]) -> PackedBatch:
+        return make_batch(self._dataset, requests, torch.empty(batch_shape(requests), dtype=torch.uint8))
 
     def _due(self) -> str:
         names = [self._dataset.path(request.index) for requests in list(self._order.due)[:1] for request in requests]
@@ -238,6 +248,13 @@ class _WorkerContext(ForkContext):
     """Forks, so that the workers inherit the buffers."""
 
     Process = _WorkerProcess
+
+    def Queue(self, maxsize: int = 0) -> Queue:  # noqa: N802
+        """With room for all messages: whoever reads a part of one waits for the rest, also from a stopped worker."""
+        queue = super().Queue(maxsize)
+        with suppress(OSError, AttributeError):  # the user has no memory left for pipes; not on Linux
+            fcntl.fcntl(queue._writer, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+        return queue
 
 
 def _start_worker(worker: int) -> None:

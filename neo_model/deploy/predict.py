@@ -143,7 +143,8 @@ class Detector:
 
         Args:
             images: one image or a list of them. An image is an RGB uint8 array [H, W, 3] (OpenCV reads BGR: turn it
-                with ``image[..., ::-1]``) or the path of a file. As in training, a file's EXIF orientation is ignored.
+                with ``image[..., ::-1]``) or the path of a file. A file's EXIF orientation is ignored, but for
+                a TIFF's, which OpenCV follows.
             conf_threshold: detections with a lower score are left out, 0 to 1.
             batch_size: images in a forward pass.
 

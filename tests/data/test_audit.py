@@ -8,6 +8,7 @@ import sys
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from neo_model.data.audit import audit, exit_code, main, table
 from neo_model.data.image_files import DamagedImage, WrongSize, inspect_image, load_image
@@ -143,6 +144,17 @@ def test_a_look_at_header_and_end_says_what_decoding_would(tmp_path, kind, size_
         path.write_bytes(content)
         for claimed_wh in (size_wh, (1, 1)):
             assert _outcome(inspect_image, path, claimed_wh) == _outcome(load_image, path, claimed_wh)
+
+
+def test_images_turned_by_exif_are_a_finding_of_their_own(root, make_data):
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    for number in (1, 2):
+        with Image.open(root / "images" / f"{number}.jpg") as image:
+            image.save(root / "images" / f"{number}.jpg", exif=exif)
+    (count, what, shown, _, stops), *others = found(audit(make_data()), "train")
+    assert (count, what, stops, others) == (2, "files that their EXIF orientation turns", True, [])
+    assert [name.split()[0] for name in shown] == ["1.jpg", "2.jpg"]
 
 
 @pytest.mark.parametrize("kind", [".jpg", ".png", ".bmp"])

@@ -112,7 +112,7 @@ RARER = {
 def test_row_05_the_size_of_a_rarer_format_is_known_before_it_is_decoded(tmp_path, picture, monkeypatch, kind):
     path, (form, options) = tmp_path / f"a.{kind}", RARER[kind]
     if "exif" in options:
-        options["exif"][0x0112] = 6
+        options["exif"][0x010F] = "a camera"
     Image.fromarray(picture).save(path, form, **options)
     assert load_image(path, SIZE).shape == (32, 48, 3)
     whole = path.read_bytes()
@@ -188,13 +188,64 @@ def test_row_07_another_size_than_annotated_is_refused_with_both(tmp_path, pictu
         load_image(tmp_path / "a.png", (50, 32))
 
 
-def test_row_07_exif_orientation_is_not_applied_and_explains_a_turned_size(tmp_path, picture):
+def exif_options(kind: str, orientation: int) -> dict:
+    """For Pillow's ``save``."""
     exif = Image.Exif()
-    exif[0x0112] = 6
-    Image.fromarray(picture).save(tmp_path / "a.jpg", exif=exif)
-    assert load_image(tmp_path / "a.jpg", SIZE).shape == (32, 48, 3)
-    with pytest.raises(UserError, match="48x32, its annotation says 32x48 .*EXIF"):
-        load_image(tmp_path / "a.jpg", (32, 48))
+    exif[0x0112] = orientation
+    return {"tiffinfo": {0x0112: orientation}} if kind == "tif" else {"exif": exif}
+
+
+@pytest.mark.parametrize("kind", ["jpg", "png", "webp", "tif"])
+@pytest.mark.parametrize("orientation", range(2, 9))
+def test_row_07_an_exif_orientation_is_refused_with_both_sizes(tmp_path, picture, kind, orientation):
+    path = tmp_path / f"a.{kind}"
+    Image.fromarray(picture).save(path, **exif_options(kind, orientation))
+    shown = "32x48" if orientation > 4 else "48x32"
+    for size_wh in (SIZE, SIZE[::-1]):
+        cause = f"stored as 48x32 and shown as {shown}, turned by its EXIF orientation {orientation}, its annotation "
+        cause += f"says {size_wh[0]}x{size_wh[1]}, and its boxes may be drawn on either; write the image again"
+        for read in (load_image, inspect_image):
+            with pytest.raises(UserError, match=cause):
+                read(path, size_wh)
+
+
+@pytest.mark.parametrize("kind", ["jpg", "png", "webp", "tif"])
+@pytest.mark.parametrize("orientation", [0, 1, 9])
+def test_row_07_an_upright_exif_orientation_is_fine(tmp_path, picture, kind, orientation):
+    path = tmp_path / f"a.{kind}"
+    Image.fromarray(picture).save(path, **exif_options(kind, orientation))
+    inspect_image(path, SIZE)
+    np.testing.assert_allclose(load_image(path, SIZE).mean(), picture.mean(), atol=3)
+
+
+def test_row_07_an_exif_orientation_behind_the_pixels_of_a_png_is_found(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 255, (200, 300, 3), np.uint8)
+    whole = cv2.imencode(".png", noise)[1].tobytes()
+    content = b"eXIfMM\0*" + struct.pack(">IHHHIHHI", 8, 1, 0x0112, 3, 1, 3, 0, 0)
+    chunk = struct.pack(">I", len(content) - 4) + content + zlib.crc32(content).to_bytes(4, "big")
+    (tmp_path / "a.png").write_bytes(whole[:-12] + chunk + whole[-12:])
+    for read in (load_image, inspect_image):
+        with pytest.raises(UserError, match="300x200 and shown as 300x200, turned by its EXIF orientation 3"):
+            read(tmp_path / "a.png", (300, 200))
+
+
+@pytest.mark.parametrize("kind", ["jpg", "png", "webp"])
+def test_row_07_a_broken_exif_part_is_no_reason_to_refuse(tmp_path, picture, kind):
+    path = tmp_path / f"a.{kind}"
+    options = exif_options(kind, 6)
+    Image.fromarray(picture).save(path, **options)
+    content = options["exif"].tobytes()[-20:]
+    for wrong in (b"II*\0\xff\xff\xff\xff".ljust(20, b"\0"), bytes(20), b"\xff" * 20):
+        whole = path.read_bytes()
+        assert content in whole
+        altered = whole.replace(content, wrong)
+        if kind == "png":
+            start = altered.index(b"eXIf")
+            end = start + 4 + int.from_bytes(altered[start - 4 : start], "big")
+            altered = altered[:end] + zlib.crc32(altered[start:end]).to_bytes(4, "big") + altered[end + 4 :]
+        other = tmp_path / f"altered.{kind}"
+        other.write_bytes(altered)
+        inspect_image(other, SIZE)
 
 
 @pytest.mark.parametrize("name", ["../images/0.jpg", "/etc/hostname", "a/../../x.jpg"])

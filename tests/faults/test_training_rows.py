@@ -75,6 +75,30 @@ def test_row_34_a_worker_that_hears_nothing_is_killed_at_the_end(make_data, monk
         worker.kill()
 
 
+@pytest.mark.parametrize("kept_epochs", [0, 1])  # after one, all memory for batches is in use
+def test_row_34_a_worker_stopped_with_batches_on_their_way_is_given_up(make_data, monkeypatch, kept_epochs):
+    monkeypatch.setattr(workers, "LONGEST_WAIT", 1.0)
+    monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.2)
+    expected = [images for images, _ in make_data().train_loader(**{**OPTIONS, "batch_size": 1, "workers": 0}).epoch(1)]
+    loader = make_data().train_loader(**{**OPTIONS, "batch_size": 1, "workers": 1})
+    kept = [list(loader.epoch(epoch)) for epoch in range(kept_epochs)]
+    batches = loader.epoch(1)
+    arrived = [next(batches)]
+    time.sleep(0.5)  # by now two more are in the pipe
+    (worker,) = multiprocessing.active_children()
+    os.kill(worker.pid, signal.SIGSTOP)
+    try:
+        with pytest.raises(UserError, match=r"a loader process is lost while it was to load .*\.jpg.* timed out"):
+            arrived += batches
+        assert len(arrived) == 3 and len(expected) == 7 and [len(epoch) for epoch in kept] == [7] * kept_epochs
+        for (images, _), same in zip(arrived, expected, strict=False):
+            assert torch.equal(images, same) and images.is_contiguous(memory_format=torch.channels_last)
+        loader.close()
+        assert not multiprocessing.active_children()
+    finally:
+        worker.kill()
+
+
 def test_row_34_a_hanging_thread_is_given_up_and_its_files_named(make_data, monkeypatch):
     released = threading.Event()
 
