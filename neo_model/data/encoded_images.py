@@ -8,13 +8,12 @@ OpenCV decodes a JPEG that breaks off at any byte to a full image, grey from the
 import mmap
 import struct
 import zlib
-from collections.abc import Iterator
 from typing import NamedTuple
 
 Encoded = bytes | mmap.mmap
 
 JPEG_START, JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
-PNG_START, PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB\x60\x82"
+PNG_START, PNG_END, PNG_EXIF = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB\x60\x82", b"eXIf"
 # Frame headers hold the size; 0xC4, 0xC8 and 0xCC in between are other segments (ITU-T T.81, table B.1).
 JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 JPEG_SCAN, JPEG_APP1, EXIF_START = 0xDA, 0xE1, b"Exif\0\0"
@@ -22,8 +21,8 @@ PNG_CHUNK = struct.Struct(">I4s")
 BMP_START, BMP_OLDEST_HEADER = b"BM", 12
 TIFF_STARTS = {b"II*\0": "<", b"MM\0*": ">"}  # and the order of its bytes
 TIFF_WIDTH, TIFF_HEIGHT, TIFF_ORIENTATION, TIFF_TYPES = 256, 257, 274, {3: "H", 4: "I"}
-UPRIGHT, TURNED_BY_A_QUARTER = 1, range(5, 9)
-MOST_EXIF = 2**16
+ORIENTATIONS, UPRIGHT, TURNED_BY_A_QUARTER = range(1, 9), 1, range(5, 9)
+MOST_EXIF = 2**16  # bytes, of which the first few tell
 
 
 def size_wh(encoded: Encoded) -> tuple[int, int] | None:
@@ -56,8 +55,8 @@ def orientation(encoded: Encoded) -> int:
         tags = _tiff_tags(_exif(encoded))
     except struct.error:  # it breaks off
         return UPRIGHT
-    value = tags.get(TIFF_ORIENTATION, UPRIGHT)
-    return value if value in range(UPRIGHT, TURNED_BY_A_QUARTER.stop) else UPRIGHT
+    value = tags.get(TIFF_ORIENTATION)
+    return value if value in ORIENTATIONS else UPRIGHT
 
 
 def damage(encoded: Encoded, *, checksums: bool = True) -> str | None:
@@ -133,8 +132,8 @@ def _exif(encoded: Encoded) -> Encoded:
     if encoded[:3] == JPEG_START:
         return _jpeg_header(encoded).exif
     if encoded[:8] == PNG_START:  # anywhere in it: most tools write it at the beginning, some at the end
-        places = [encoded.find(b"eXIf" + start) + 4 for start in TIFF_STARTS]
-        return encoded[max(places) : max(places) + MOST_EXIF] if max(places) > 4 else b""
+        place = max(encoded.find(PNG_EXIF + start) for start in TIFF_STARTS)
+        return b"" if place < 0 else encoded[place + len(PNG_EXIF) : place + MOST_EXIF]
     if encoded[:4] == b"RIFF" and encoded[8:12] == b"WEBP":
         return _webp_exif(encoded)
     return encoded
@@ -171,7 +170,7 @@ def _webp_size(encoded: Encoded) -> tuple[int, int] | None:
 
 def _tiff_tags(encoded: Encoded) -> dict[int, int]:
     """Whole numbers of the first directory, whose image is the one that is decoded, by tag."""
-    order, tags = TIFF_STARTS.get(bytes(encoded[:4])), {}
+    order, tags = TIFF_STARTS.get(encoded[:4]), {}
     if order is None:
         return tags
     (start,) = struct.unpack_from(f"{order}I", encoded, 4)
