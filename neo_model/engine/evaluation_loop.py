@@ -11,6 +11,7 @@ from neo_model.engine.hardware import PRECISIONS, Hardware
 from neo_model.evaluation import CocoEvaluator, source_boxes_xyxy
 from neo_model.models import postprocess
 from neo_model.models.fusion import fused
+from neo_model.ops.boxes import suppress_overlaps
 from neo_model.utils import Fraction, NonNegativeInt, PositiveInt
 
 
@@ -66,8 +67,6 @@ def detect(
     network_wh = (images.shape[-1], images.shape[-2])
     with hardware.autocast():
         outputs = model(hardware.place(images))
-    from torchvision.ops import batched_nms  # takes a moment, which the first step need not wait for
-
     labels, boxes, scores = (t.cpu() for t in postprocess(outputs, num_top=plan.max_detections))
     found = []
     for target, label, box_cxcywh, score in zip(targets, labels, boxes, scores, strict=True):
@@ -76,7 +75,7 @@ def detect(
         keep = ~(score < plan.conf_threshold)
         box_xyxy, label, score = box_xyxy[keep], label[keep], score[keep]
         if plan.nms_threshold is not None:
-            chosen = batched_nms(box_xyxy, score, label, plan.nms_threshold)
+            chosen = suppress_overlaps(box_xyxy, score, label, plan.nms_threshold)
             box_xyxy, label, score = box_xyxy[chosen], label[chosen], score[chosen]
         found.append(ImageDetections(target["image_id"], box_xyxy, score, label))
     return found

@@ -1,8 +1,9 @@
-"""Box arithmetic; the pairwise matrices of evaluation and prediction come from torchvision.ops.
+"""Box arithmetic.
 
 All boxes are tensors [..., 4] in one coordinate system, normalised or in pixels.
 """
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -86,3 +87,34 @@ def _overlap_and_hull(centre: Tensor, size: Tensor, other_centre: Tensor, other_
     overlap -= torch.maximum(centre - half, other_centre - other_half)
     hull = (size + other_size).sub_(overlap)  # the smaller end of two and the larger one are the two together
     return overlap.clamp_(min=0), hull
+
+
+def suppress_overlaps(boxes_xyxy: Tensor, scores: Tensor, labels: Tensor, threshold: float) -> Tensor:
+    """Greedy non-maximum suppression within each class, on the CPU.
+
+    What torchvision's ``batched_nms`` keeps, which moves the classes apart by adding to coordinates and so rounds them;
+    to import it takes longer than to import PyTorch, for it brings PyTorch's compiler along.
+
+    Args:
+        boxes_xyxy: [N, 4]; one that is not finite stays.
+        scores: [N].
+        labels: [N].
+        threshold: IoU above which the lower-scored of two boxes is dropped.
+
+    Returns:
+        indices [K] of the boxes kept, by falling score.
+    """
+    order = scores.argsort(descending=True, stable=True)
+    left, top, right, bottom = boxes_xyxy[order].T.numpy()
+    labels = labels[order].numpy()
+    widths = np.minimum(right[:, None], right) - np.maximum(left[:, None], left)
+    heights = np.minimum(bottom[:, None], bottom) - np.maximum(top[:, None], top)
+    intersections = widths.clip(min=0) * heights.clip(min=0)
+    areas = (right - left) * (bottom - top)
+    overlaps = intersections > threshold * (areas[:, None] + areas - intersections)
+    overlaps = np.triu(overlaps & (labels[:, None] == labels), 1)
+    kept = np.ones(len(order), bool)
+    for rank in overlaps.any(1).nonzero()[0]:
+        if kept[rank]:
+            kept &= ~overlaps[rank]
+    return order[torch.from_numpy(kept)]

@@ -20,6 +20,6 @@ def test_nothing_heavy_is_imported(arguments, pytestconfig):
     assert "neo_model" in imported and not imported & HEAVY
 
 
-def test_training_waits_for_torchvision_only_where_a_backbone_or_nms_needs_it(pytestconfig):
+def test_a_training_is_ready_without_torchvision(pytestconfig):
     imported = imported_by(["-c", "import neo_model.config.jobs"], pytestconfig)
     assert "torch" in imported and "torchvision" not in imported

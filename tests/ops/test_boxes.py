@@ -2,9 +2,15 @@
 
 import pytest
 import torch
-from torchvision.ops import box_iou, generalized_box_iou
+from torchvision.ops import batched_nms, box_iou, generalized_box_iou
 
-from neo_model.ops.boxes import cxcywh_to_xyxy, paired_iou_giou, pairwise_l1_giou, xyxy_to_cxcywh
+from neo_model.ops.boxes import (
+    cxcywh_to_xyxy,
+    paired_iou_giou,
+    pairwise_l1_giou,
+    suppress_overlaps,
+    xyxy_to_cxcywh,
+)
 
 
 def test_corners_and_centres_are_each_others_inverse():
@@ -61,3 +67,27 @@ def test_pairwise_figures_are_those_of_broadcast_pairs():
     assert expected[1, 0, 0, 0] == 0
     torch.testing.assert_close(giou, expected)
     torch.testing.assert_close(distance, (pairs[0] - pairs[1]).abs().sum(-1))
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.3, 0.7, 1.0])
+@pytest.mark.parametrize("num_boxes", [0, 1, 300])
+def test_suppression_keeps_what_torchvisions_does(num_boxes, threshold):
+    generator = torch.Generator().manual_seed(num_boxes)
+    low = torch.rand(num_boxes, 2, generator=generator) * 60
+    size = torch.rand(num_boxes, 2, generator=generator) * 40
+    size[::17] = 0  # clipped to nothing at the image's edge
+    boxes = torch.cat((low, low + size), dim=1).double()
+    scores = torch.randint(100, (num_boxes,), generator=generator) / 100  # some are equal
+    labels = torch.randint(3, (num_boxes,), generator=generator)
+    found = suppress_overlaps(boxes, scores, labels, threshold)
+    expected = batched_nms(boxes, scores.double(), labels, threshold)
+    assert sorted(found.tolist()) == sorted(expected.tolist())
+    assert torch.equal(scores[found], scores[expected])
+    if num_boxes > 1:
+        assert (len(found) == num_boxes) == (threshold == 1.0)
+
+
+def test_suppression_leaves_what_is_not_finite_to_be_refused():
+    boxes = torch.tensor([[0.0, 0, 9, 9], [float("nan"), 0, 9, 9], [0, 0, 9, 8.5], [0, 0, 9, 9]])
+    scores = torch.tensor([0.5, 0.4, float("nan"), 0.3])
+    assert sorted(suppress_overlaps(boxes, scores, torch.zeros(4), 0.99).tolist()) == [0, 1, 2]
