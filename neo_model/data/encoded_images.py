@@ -17,6 +17,7 @@ PNG_START, PNG_END, PNG_EXIF = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB\x60\x82", b"eXI
 # Frame headers hold the size; 0xC4, 0xC8 and 0xCC in between are other segments (ITU-T T.81, table B.1).
 JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 JPEG_SCAN, JPEG_APP1, EXIF_START = 0xDA, 0xE1, b"Exif\0\0"
+JPEG_ENDS, JPEG_WITHOUT_LENGTH = (0xD8, 0xD9), (0x01, *range(0xD0, 0xD8))
 PNG_CHUNK = struct.Struct(">I4s")
 BMP_START, BMP_OLDEST_HEADER = b"BM", 12
 TIFF_STARTS = {b"II*\0": "<", b"MM\0*": ">"}  # and the order of its bytes
@@ -49,6 +50,7 @@ def size_wh(encoded: Encoded) -> tuple[int, int] | None:
 def orientation(encoded: Encoded) -> int:
     """How EXIF has the stored rows and columns shown (EXIF 2.32, tag 0x0112); 1, upright, where it does not say.
 
+    By the tag itself; what XMP or a PNG's texts say of it is not looked at.
     2 to 4 mirror the image or turn it by a half, 5 to 8 exchange its sides.
     """
     try:
@@ -115,9 +117,14 @@ def _jpeg_header(encoded: Encoded) -> _JpegHeader:
         if kind in (0x00, 0xFF):  # no segment; padding before one
             position += 1
             continue
+        if kind in JPEG_WITHOUT_LENGTH:
+            position += 2
+            continue
         if kind == JPEG_SCAN:
             return _JpegHeader(size, position, exif)
         (length,) = struct.unpack(">H", encoded[position + 2 : position + 4])
+        if kind in JPEG_ENDS or length < 2 or (kind in JPEG_FRAMES and size is not None):
+            break  # as decoders do: from here on a header could be of any size
         if kind in JPEG_FRAMES:
             height, width = struct.unpack(">HH", encoded[position + 5 : position + 9])
             size = width, height
@@ -169,7 +176,10 @@ def _webp_size(encoded: Encoded) -> tuple[int, int] | None:
 
 
 def _tiff_tags(encoded: Encoded) -> dict[int, int]:
-    """Whole numbers of the first directory, whose image is the one that is decoded, by tag."""
+    """Whole numbers of the first directory, whose image is the one that is decoded, by tag.
+
+    Of a tag that occurs twice the first counts, as decoders have it.
+    """
     order, tags = TIFF_STARTS.get(encoded[:4]), {}
     if order is None:
         return tags
@@ -178,7 +188,7 @@ def _tiff_tags(encoded: Encoded) -> dict[int, int]:
     for place in range(start + 2, start + 2 + 12 * entries, 12):
         tag, kind = struct.unpack_from(f"{order}HH", encoded, place)
         if kind in TIFF_TYPES:
-            (tags[tag],) = struct.unpack_from(order + TIFF_TYPES[kind], encoded, place + 8)
+            tags.setdefault(tag, *struct.unpack_from(order + TIFF_TYPES[kind], encoded, place + 8))
     return tags
 
 

@@ -99,6 +99,43 @@ def test_row_05_a_forged_header_costs_no_memory(tmp_path):
         load_image(tmp_path / "a.png", SIZE)
 
 
+def jpeg_frame(width: int, height: int) -> bytes:
+    return b"\xff\xc0\0\x11\x08" + struct.pack(">HH", height, width) + bytes.fromhex("03012200021101031101")
+
+
+JPEG_SCAN = bytes.fromhex("ffda000c03010002110311003f00")
+# What a decoder passes over or gives up at, and in front of a forged header of the annotated size.
+HIDING = {
+    "a marker without a length": b"\xff\xd0" + jpeg_frame(60000, 60000),
+    "another one": b"\xff\x01" + jpeg_frame(60000, 60000),
+    "a second frame": jpeg_frame(60000, 60000),
+    "an impossible length": b"\xff\xe5\0\0" + jpeg_frame(60000, 60000),
+    "an end": b"\xff\xd9" + jpeg_frame(60000, 60000),
+    "a second start": b"\xff\xd8" + jpeg_frame(60000, 60000),
+}
+
+
+@pytest.mark.parametrize("hiding", HIDING)
+def test_row_05_a_second_header_does_not_hide_the_size_of_a_jpeg(tmp_path, monkeypatch, hiding):
+    monkeypatch.setattr(cv2, "imdecode", lambda *_: pytest.fail("pixels were allocated"))
+    start = b"\xff\xd8" + HIDING[hiding]
+    (skipped,) = struct.unpack(">H", start[4:6])
+    for filler in (b"", bytes(max(0, 4 + skipped - len(start)))):
+        (tmp_path / "a.jpg").write_bytes(start + filler + jpeg_frame(*SIZE) + JPEG_SCAN + bytes(9) + b"\xff\xd9")
+        for read in (load_image, inspect_image):
+            with pytest.raises(UserError, match="is 60000x60000, its annotation says 48x32|is cut off within its header"):
+                read(tmp_path / "a.jpg", SIZE)
+
+
+def test_row_05_of_two_sizes_of_a_tiff_the_decoders_one_counts(tmp_path, monkeypatch):
+    monkeypatch.setattr(cv2, "imdecode", lambda *_: pytest.fail("pixels were allocated"))
+    sizes = [(256, 60000), (257, 60000), (256, SIZE[0]), (257, SIZE[1])]
+    entries = b"".join(struct.pack(">HHIHH", tag, 3, 1, side, 0) for tag, side in sizes)
+    (tmp_path / "a.tif").write_bytes(b"MM\0*" + struct.pack(">IH", 8, len(sizes)) + entries)
+    with pytest.raises(UserError, match="is 60000x60000, its annotation says 48x32"):
+        load_image(tmp_path / "a.tif", SIZE)
+
+
 RARER = {
     "bmp": ("BMP", {}),
     "tif": ("TIFF", {}),
