@@ -5,7 +5,7 @@ import sys
 import traceback
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 
 import hydra
@@ -14,7 +14,7 @@ from neo_model.config.compose import CONF, VERSION_BASE, CompositionError, parse
 from neo_model.config.run_dir import chosen_folder, new_folder
 from neo_model.config.sweep_checks import check_jobs
 from neo_model.config.sweep_job import COMMAND_ID, JOBLIB, report, run_job
-from neo_model.config.sweep_signals import stopping_jobs_too
+from neo_model.config.sweep_signals import stopping_between_trainings, stopping_jobs_too
 from neo_model.config.targets import TARGET
 from neo_model.config.zipping import zipping
 from neo_model.engine.job_device import remember_devices
@@ -63,7 +63,8 @@ def run_sweep(overrides: list[str], config_dir: str | None) -> int:
         before, sys.argv = sys.argv, [sys.argv[0], *arguments]
         try:
             zipped = zipping(list(composed.sweep.zip))
-            stopping = stopping_jobs_too(lock) if composed.hydra.launcher[TARGET] == JOBLIB else nullcontext()
+            is_joblib = composed.hydra.launcher[TARGET] == JOBLIB
+            stopping = stopping_jobs_too(lock) if is_joblib else stopping_between_trainings()
             with zipped, _telling_of_plugins(folder, command_id), _telling_of_refusals_in(folder), stopping:
                 hydra.main(version_base=VERSION_BASE, config_path=str(CONF), config_name="train")(run_job)()
         finally:

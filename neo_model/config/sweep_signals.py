@@ -1,4 +1,4 @@
-"""Stopping a sweep whose jobs are processes of joblib's: a signal to the sweep alone stops them, too."""
+"""Stopping a sweep between its trainings, and one whose jobs are processes of joblib's, which stop with it."""
 
 import multiprocessing
 import os
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
-from neo_model.engine.progress import STOP_SIGNALS
+from neo_model.engine.progress import STOP_SIGNALS, Interrupted
 
 # Has the jobs stop, waits for them, and hands a further signal on.
 WAITING = """
@@ -26,6 +26,20 @@ for job in jobs:
         os.waitpid(job, 0)
 sys.exit(exit_code)
 """
+
+
+@contextmanager
+def stopping_between_trainings() -> Iterator[None]:
+    """Have SIGTERM, as Ctrl-C does by itself, interrupt a job that does not train yet or any more, which then says so."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise Interrupted(number)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager

@@ -12,6 +12,8 @@ import numpy as np
 
 from neo_model.data.coco_columns import CocoColumns, read_columns
 from neo_model.data.findings import Finding, act_on, findings_of, first_of
+from neo_model.utils import UserError
+from neo_model.utils.errors import CONTROL_CHARACTERS
 
 # Annotation tools round to a pixel or a part of it; only what reaches further outside is worth a warning.
 ROUNDING_PIXELS = 1.0
@@ -176,6 +178,9 @@ def examine_coco(path: str | Path) -> CocoInstances:
 
 def _read_classes(path: Path, columns: CocoColumns) -> tuple[Classes, list[Finding]]:
     category_ids, names = columns.category_ids, columns.category_names
+    if hostile := [repr(name) for name in names if CONTROL_CHARACTERS.search(name)]:
+        cause = f"holds categories whose name has control characters: {first_of(hostile)}"
+        raise UserError(path, cause, "correct them")
     order = np.argsort(category_ids)
     classes = Classes([names[position] for position in order], category_ids[order].tolist())
     return classes, _doubles(path, "category id", category_ids)

@@ -12,6 +12,7 @@ from neo_model.data import encoded_images
 from neo_model.data.coco import CocoInstances
 from neo_model.data.findings import Finding, act_on, findings_of
 from neo_model.utils import UserError
+from neo_model.utils.errors import CONTROL_CHARACTERS
 from neo_model.utils.files import is_folder, refused_to_read
 
 # Pixels as stored, eight bits, three channels.
@@ -78,7 +79,7 @@ def examine_folder(folder: Path, instances: CocoInstances) -> tuple[list[Finding
     unreadable, there = [], []
     for index, name in enumerate(instances.file_names()):
         path = PurePosixPath(name)
-        if "\0" in name:
+        if CONTROL_CHARACTERS.search(name):
             nameless.append(repr(name))
         elif path.is_absolute() or ".." in path.parts:
             outside.append(repr(name))
@@ -99,7 +100,7 @@ def examine_folder(folder: Path, instances: CocoInstances) -> tuple[list[Finding
                 there.append(index)
     of_all = f"of {len(instances)} images of {instances.path}"
     remedy = f"or remove these images from the annotations {UNCHANGED}"
-    findings = _stopping(instances.path, "images whose file_name is no name of a file", nameless, "correct it")
+    findings = _stopping(instances.path, "images whose file_name holds control characters", nameless, "correct it")
     findings += _stopping(
         instances.path, "images whose file_name leads out of the image folder", outside, "name files inside it"
     )

@@ -162,4 +162,7 @@ def _record_of(line: str) -> dict:
         record = json.loads(line)
     except ValueError:
         return {}
-    return record if isinstance(record, dict) else {}
+    is_one = isinstance(record, dict) and all(
+        isinstance(record.get(name), int | float | None) for name in ("step", "epoch")
+    )
+    return record if is_one else {}

@@ -1,5 +1,10 @@
 """The one kind of error that a user causes and can mend."""
 
+import re
+
+# A terminal obeys these: they could hide an error that quotes a stranger's file, or write elsewhere.
+CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+
 
 class UserError(Exception):
     """Something the user can put right; the command line prints it as one line and exits with code 2.
@@ -15,7 +20,8 @@ class UserError(Exception):
         self.where, self.cause, self.remedy = str(where), cause, remedy
 
     def __str__(self) -> str:
-        return " ".join(f"{self.where}: {self.cause}; {self.remedy}".split())
+        line = " ".join(f"{self.where}: {self.cause}; {self.remedy}".split())
+        return CONTROL_CHARACTERS.sub(lambda found: ascii(found[0])[1:-1], line)
 
 
 class UnreadableFile(UserError):

@@ -3,6 +3,7 @@
 import csv
 import gc
 import json
+import os
 import shlex
 import signal
 import weakref
@@ -148,6 +149,21 @@ def test_the_exit_code_is_that_of_the_commands_own_jobs(command, short, monkeypa
     skipped = command("train", "-m", "seed=2", *place)
     assert skipped.code == 0 and "is there already" in skipped.err
     assert "failed: RuntimeError: always" in skipped.out  # the table is of all that the folder holds
+
+
+def test_row_33_a_signal_between_trainings_is_told_of_and_the_job_says_so(command, short, monkeypatch):
+    def stop(*_):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    place = [*short, "data/resolution=480x270", "hydra.sweep.dir=sweep", "seed=1,2"]
+    with monkeypatch.context() as patch:
+        patch.setattr("neo_model.config.jobs.latency_of", stop)
+        outcome = command("train", "-m", *place)
+    assert outcome.code == 143 and outcome.err.splitlines()[-1] == "stopped: SIGTERM"
+    (result,) = results(Path("sweep"))
+    assert result["status"] == "interrupted" and result["seconds"] > 0
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 @pytest.mark.slow

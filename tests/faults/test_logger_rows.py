@@ -349,6 +349,16 @@ def test_row_38_tensorboard_of_a_resumed_run_has_each_step_once(tmp_path):
     assert points == [(1, 1), (2, 2), (3, 30), (4, 40), (5, 50)]
 
 
+@pytest.mark.parametrize("line", ['{"step": "4", "epoch": 0.5}', '{"step": 1, "epoch": "a"}', '{"step": [1]}', "[1]"])
+def test_row_38_a_line_of_other_types_is_dropped(tmp_path, line):
+    metrics = MetricsFile(tmp_path)
+    metrics.scalars(1, 0.5, {"train/loss": 1.0})
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write(f"{line}\n")
+    metrics.rewind(1, 0.5)
+    assert [record["train/loss"] for record in records(tmp_path)] == [1.0]
+
+
 def test_row_38_a_resumed_run_writes_no_point_twice_and_survives_a_half_written_line(tmp_path):
     first = MetricsFile(tmp_path)
     for step in (1, 2, 3, 4):

@@ -10,6 +10,7 @@ import pytest
 
 from neo_model.data.coco import read_coco
 from neo_model.data.image_files import check_images
+from neo_model.utils import UserError
 
 OUT, MISSING, NO_NAME = "leads out of the image folder", "images of", "file_name"
 NAMES = {
@@ -28,8 +29,11 @@ NAMES = {
     "link to nothing": ("dangling.png", OUT),
     "link in circles": ("circle.png", MISSING),
     "folder in circles": ("circle/a.png", MISSING),
-    "NUL": ("inside.png\0.png", "is no name of a file"),
-    "NUL in a folder": ("sub\0/inside.png", "is no name of a file"),
+    "NUL": ("inside.png\0.png", "holds control characters"),
+    "NUL in a folder": ("sub\0/inside.png", "holds control characters"),
+    "control sequence": ("\x1b[2Jinside.png", "holds control characters: '\\x1b[2Jinside.png'"),
+    "clipboard": ("\x9d52;c;cm0gLXJm\x9c.png", "holds control characters"),
+    "line": ("inside.png\nerror: all is well; go on", "holds control characters"),
     "backslashes": ("..\\outside.png", MISSING),
     "drive": ("C:\\outside.png", MISSING),
     "address": ("file://ROOT/outside.png", MISSING),
@@ -83,3 +87,15 @@ def test_a_file_name(refusal, images, case):
     name, said = NAMES[case]
     name = name.replace("ROOT", str(images.parent)) if isinstance(name, str) else name
     assert said in refusal(lambda: check_images(images, read_coco(annotations(images, name))))
+
+
+@pytest.mark.parametrize("name", ["\x1b[2Jball", "ball\nerror: all is well; go on", "\x9d52;c;cm0gLXJm\x9c"])
+def test_a_category_name_with_control_characters(refusal, images, name):
+    path = annotations(images, "inside.png")
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"categories": [{"id": 1, "name": name}]}))
+    assert "whose name has control characters: " in refusal(lambda: read_coco(path))
+
+
+def test_an_error_shows_control_characters_and_does_not_send_them():
+    said = str(UserError("a\x1b]0;x\x07.jpg", "is\x9b31m\nred", "look"))
+    assert said == r"a\x1b]0;x\x07.jpg: is\x9b31m red; look" and said.isprintable()
