@@ -23,6 +23,7 @@ from neo_model.testing.small_training import MOST_WORKERS, Reference, Start
 
 WORKERS = (0, 0, 1, 2, MOST_WORKERS)
 LONGEST_WAIT = 120.0  # seconds, for a start to end by itself
+GROWTH = 1.5
 ORPHAN_SECONDS = 12.0  # torch's loader processes look every 5 s whether the main one is there
 
 
@@ -75,12 +76,16 @@ def kill_loop(folder: Path, kills: int, seed: int) -> Outcome:
 def _run_to_its_end(
     folder: Path, run_dir: Path, generator: random.Random, kills: int, outcome: Outcome, longest: float
 ) -> list[Start]:
-    """Kill and resume a run until it ends before its next kill; returns all its starts."""
-    starts, checkpoints, reached = [], CheckpointFolder(run_dir), -1
+    """Kill and resume a run until it ends before its next kill; returns all its starts.
+
+    A start lives for up to ``longest`` seconds, and for longer after starts that came to no step, as on a machine that
+    has grown slow since the reference ran: or all kills would be of starts that do nothing yet.
+    """
+    starts, checkpoints, reached, patience = [], CheckpointFolder(run_dir), -1, longest
     while True:
         start = Start(folder, run_dir, workers=generator.choice(WORKERS))
         starts.append(start)
-        is_killed = outcome.kills < kills and not start.wait(generator.uniform(0.0, longest))
+        is_killed = outcome.kills < kills and not start.wait(generator.uniform(0.0, patience))
         if is_killed:
             start.kill()
         if not start.wait(LONGEST_WAIT):
@@ -91,12 +96,15 @@ def _run_to_its_end(
             raise RuntimeError(f"exit code {start.exit_code}:\n{start.output.read_text()}")
         outcome.kills += 1
         outcome.while_saving += any(checkpoints.folder.glob(".*.tmp"))
+        patience *= GROWTH
         if checkpoints.is_empty():
             continue
         newest = checkpoints.newest()
         step = newest.content["progress"]["step"]
         if newest.passed_over or step < reached:
             outcome.failures.append(f"{run_dir.name} fell from step {reached} to {step}: {newest.passed_over}")
+        if step > reached:
+            patience = longest
         reached = step
 
 
