@@ -1,8 +1,11 @@
 """Who makes the batches: worker processes, threads, or whoever asks for the next one."""
 
 import fcntl
+import multiprocessing
 import os
 import signal
+import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -223,6 +226,7 @@ def _already_packed(batch):
 
 
 LEFT_TO_MAIN = (signal.SIGINT, signal.SIGTERM)
+PARENT_CHECK_SECONDS = 5.0
 
 
 class _WorkerProcess(ForkProcess):
@@ -258,8 +262,17 @@ class _WorkerContext(ForkContext):
 
 
 def _start_worker(worker: int) -> None:
-    """Each worker is one thread, in a process group of its own: a terminal, `timeout` and schedulers signal groups."""
+    """Each worker makes batches in one thread, in a process group of its own: `timeout` and schedulers signal groups."""
     cv2.setNumThreads(0)
     for number in LEFT_TO_MAIN:  # a mask alone does not hold: other threads, and multiprocessing itself, may lift it
         signal.signal(number, signal.SIG_IGN)
     os.setpgrp()
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """torch's worker looks whether its parent changes, which it does not if it was killed before the first look."""
+    parent = multiprocessing.parent_process().pid
+    while os.getppid() == parent:
+        time.sleep(PARENT_CHECK_SECONDS)
+    os._exit(1)

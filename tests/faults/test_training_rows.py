@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.utils.data._utils.worker import ManagerWatchdog
 
 from neo_model.data import workers
 from neo_model.data.image_files import load_image
@@ -97,6 +98,34 @@ def test_row_34_a_worker_stopped_with_batches_on_their_way_is_given_up(make_data
         assert not multiprocessing.active_children()
     finally:
         worker.kill()
+
+
+def test_row_34_a_worker_whose_parent_was_killed_before_it_looked_ends(make_data, tmp_path, monkeypatch):
+    monkeypatch.setattr(workers, "PARENT_CHECK_SECONDS", 0.1)
+    look, started = ManagerWatchdog.__init__, tmp_path / "started"
+
+    def look_late(watchdog):
+        parent = os.getppid()
+        started.write_text(str(os.getpid()))
+        while os.getppid() == parent:
+            time.sleep(0.01)
+        look(watchdog)
+
+    monkeypatch.setattr(ManagerWatchdog, "__init__", look_late)
+    loader = make_data().train_loader(workers=1, **OPTIONS)
+    pid = os.fork()
+    if pid == 0:
+        next(loader.epoch(0))
+        os._exit(0)
+    deadline = time.monotonic() + 20
+    while not (started.exists() and started.read_text()) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    worker = Path("/proc", started.read_text(), "stat")
+    while worker.exists() and ") Z " not in worker.read_text() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not worker.exists() or ") Z " in worker.read_text()
 
 
 def test_row_34_a_hanging_thread_is_given_up_and_its_files_named(make_data, monkeypatch):
