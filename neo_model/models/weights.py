@@ -24,7 +24,9 @@ log = logging.getLogger(__name__)
 
 # Buffers of published files that depend on one image size or are constants (ours are computed), and the embedding of
 # denoising labels, which a model without denoising has no use for.
-IGNORED = re.compile(r"(^|\.)(num_batches_tracked|anchors|valid_mask|num_points_scale|denoising_class_embed\.weight)$")
+IGNORED = re.compile(
+    r"(^|\.)(num_batches_tracked|anchors|valid_mask|pos_embed\d+|num_points_scale|denoising_class_embed\.weight)$"
+)
 # Files may lack these: published ones know no pixel buffers, constants are computed, and denoising only matters in
 # training.
 OPTIONAL = re.compile(

@@ -105,6 +105,14 @@ def test_buffers_of_one_image_size_are_ignored_and_named(make_model, published, 
     assert "2 ignored (decoder.anchors, decoder.valid_mask)" in str(report)
 
 
+def test_position_embeddings_of_one_image_size_are_ignored(make_model, published, save):
+    extra = {f"encoder.pos_embed{i}": torch.zeros(1, 400, 32) for i in (0, 2, 10)}
+    model = make_model(num_classes=80)
+    report = load_weights(model, save({"ema": {"module": v1_names(published) | extra}}))
+    assert_loaded(model, published)
+    assert report.ignored == list(extra)
+
+
 @pytest.mark.parametrize("with_average", [True, False])
 def test_our_own_checkpoints(make_model, save, tmp_path, with_average):
     raw, average = make_model(seed=1).state_dict(), make_model(seed=2).state_dict()
