@@ -10,7 +10,8 @@ from torch import nn
 from neo_model.config.compose import compose_collecting, compose_node, without_hydra
 from neo_model.config.hydra_guard import is_hydra_override
 from neo_model.config.instantiate import instantiate
-from neo_model.utils import UserError
+from neo_model.config.values import mismatch
+from neo_model.utils import PositiveInt, UserError
 
 if TYPE_CHECKING:
     from neo_model.data import DetectionData
@@ -24,8 +25,9 @@ def build_model(name: str, *, num_classes: int) -> nn.Module:
         num_classes: classes, background not counted.
 
     Raises:
-        UserError: there is no such model.
+        UserError: there is no such model, or no such number of classes.
     """
+    _check_num_classes(num_classes)
     return build_model_from_config(compose_node("model", name), num_classes=num_classes)
 
 
@@ -54,9 +56,15 @@ def build_criterion(name: str = "rtdetr", *, num_classes: int) -> nn.Module:
     """A criterion of conf/criterion: outputs and targets to a dictionary of weighted losses.
 
     Raises:
-        UserError: there is no such criterion.
+        UserError: there is no such criterion, or no such number of classes.
     """
+    _check_num_classes(num_classes)
     return instantiate(compose_node("criterion", name), key="criterion", num_classes=num_classes)
+
+
+def _check_num_classes(num_classes: int) -> None:
+    if wrong := mismatch(num_classes, PositiveInt):
+        raise UserError("num_classes", *wrong)
 
 
 def build_data(overrides: list[str]) -> DetectionData:

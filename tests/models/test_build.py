@@ -1,5 +1,6 @@
 """Every model of the configuration builds, has the published size and runs."""
 
+import functools
 import re
 
 import pytest
@@ -78,3 +79,12 @@ def test_an_unknown_model_is_refused_with_the_nearest_name():
 def test_the_criterion_of_the_configuration_is_for_the_given_classes():
     criterion = neo_model.build_criterion(num_classes=7)
     assert (criterion.num_classes, criterion.bbox_weight, criterion.matcher.class_cost) == (7, 5.0, 2.0)
+
+
+@pytest.mark.parametrize("build", [functools.partial(neo_model.build_model, "tiny"), neo_model.build_criterion])
+@pytest.mark.parametrize("num_classes", [0, -1, 2.5, "3", True])
+def test_what_is_no_number_of_classes_is_refused(build, num_classes):
+    with pytest.raises(UserError) as error:
+        build(num_classes=num_classes)
+    assert str(error.value).startswith(f"num_classes: {num_classes!r} is not a whole number")
+    assert "\n" not in str(error.value)
