@@ -241,8 +241,8 @@ class Decoder(nn.Module):
     ) -> tuple[list[Tensor], list[Tensor]]:
         """Logits and boxes of every layer in training, of the evaluation layer otherwise.
 
-        References are detached between layers, yet the box that layer i > 0 is trained on adds its step to the
-        previous box with its gradient ("look forward twice", DINO).
+        References are detached between layers (in version 1's evaluation they are not), yet the box that layer i > 0 is
+        trained on adds its step to the previous box with its gradient ("look forward twice", DINO).
         """
         blocked = None if denoising is None else denoising.blocked
         all_logits, all_boxes, previous = [], [], None
@@ -253,6 +253,8 @@ class Decoder(nn.Module):
             content = layer(content, position, reference, memory, blocked)
             if not self.training and i < self.eval_layer:
                 reference = (at_least_float32(bbox_head(content)) + torch.logit(reference, eps=1e-5)).sigmoid()
+                if self.version == 2:  # version 1 as published lets gradients through here, version 2 never does
+                    reference = reference.detach()
                 continue
             step = at_least_float32(bbox_head(content))
             refined = (step + torch.logit(reference, eps=1e-5)).sigmoid()

@@ -236,3 +236,12 @@ def test_a_frozen_norm_rounds_its_product_and_sum_as_published():
     shift = frozen.bias - frozen.running_mean * scale
     x = torch.randn(2, 5, 16, 16)
     assert torch.equal(frozen(x), x * scale[:, None, None] + shift[:, None, None])
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_only_version_1_lets_gradients_through_references_in_evaluation(make_model, version):
+    model = make_model(version=version).eval()
+    model(torch.rand(1, 3, 64, 96))["pred_boxes"].sum().backward()
+    first, *_, last = (head.layers[-1].bias.grad for head in model.decoder.dec_bbox_head)
+    assert last.abs().sum() > 0
+    assert first.abs().sum() > 0 if version == 1 else first is None
