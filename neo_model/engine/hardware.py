@@ -112,6 +112,8 @@ class Hardware:
 
     def place_for_training(self, model: nn.Module) -> nn.Module:
         """The model placed, its parts recomputed and compiled as asked."""
+        if self.device.type == "cpu" and self.precision == "fp16":
+            log.warning("fp16 on a CPU: the gradients of convolutions are very slow; hardware.precision=bf16 is faster")
         model = self.place_model(model)
         model.recompute(self.recompute)
         if self.compile:

@@ -220,6 +220,15 @@ def test_where_only_the_backward_graph_does_not_compile_both_run_as_they_are(mon
     assert "(an operation of the backward pass is missing); going on without" in one_message(caplog)
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_training_in_fp16_on_a_cpu_is_advised_against(make_model, caplog, precision):
+    Hardware(device="cpu", precision=precision).place_for_training(make_model())
+    if precision == "fp16":
+        assert "hardware.precision=bf16" in one_message(caplog)
+    else:
+        assert not caplog.records
+
+
 def one_message(caplog) -> str:
     """Our only warning, which is one line."""
     (message,) = (record.getMessage() for record in caplog.records if record.name == "neo_model.engine.hardware")
