@@ -103,8 +103,9 @@ def train_one_epoch(
     """Train on ``batches``; ``hardware.accumulate`` of them make one optimizer step.
 
     Losses are normalised by the boxes of the whole effective batch, so that accumulating 2 x 4 images gives the
-    gradient of one batch of 8. A step whose loss or gradient is not finite changes neither weights nor batch norm's
-    statistics nor average nor schedule.
+    gradient of one batch of 8. With denoising, whose padding and number of groups follow the fullest image of each
+    batch, it is so only where these are the same. A step whose loss or gradient is not finite changes neither weights
+    nor batch norm's statistics nor average nor schedule.
 
     The host waits for the device once a forward pass, in the matcher. Whether a gradient is finite is the device's to
     act upon; the host hears of it one step later, still before the schedule and the average matter again.
