@@ -73,6 +73,8 @@ def run_job(config: DictConfig) -> float | None:
         result |= _train(config, run_dir) | {"status": FINISHED}
     except UserError as error:
         result |= {"status": FAILED, "error": redacted(str(error)), "user_error": True}
+        if config.debug:
+            tell(redacted(traceback.format_exc()).rstrip())
         tell(f"error: {result['error']}")
     except KeyboardInterrupt:
         result["status"] = INTERRUPTED

@@ -318,6 +318,19 @@ def test_an_error_of_ours_at_a_jobs_start_keeps_its_traceback(command, monkeypat
         command("train", "-m", "seed=1,2", "hydra.sweep.dir=sweep")
 
 
+@pytest.mark.parametrize("debug", ["false", "true"])
+def test_debug_shows_where_a_jobs_user_error_comes_from(command, short, monkeypatch, debug):
+    def spoil(config, run_dir):
+        raise UserError("disk", "is full", "make room")
+
+    monkeypatch.setattr("neo_model.config.sweep_job._train", spoil)
+    outcome = command("train", "-m", "seed=1,2", *short, "data/resolution=480x270", f"debug={debug}")
+    assert outcome.code == 2
+    jobs = outcome.err.split("\njob ")[1:]
+    assert len(jobs) == 2 and all("error: disk: is full; make room" in job.splitlines() for job in jobs)
+    assert all(("Traceback" in job and "in spoil" in job) == (debug == "true") for job in jobs)
+
+
 def test_folder_names_hold_nothing_to_quote():
     name = job_folder(3, "data/resolution=480x270,weights=/disk/a b/best.pt,+optim.lr=1e-4,schedule.milestones=[2,5]")
     assert name == "3_resolution-480x270_weights-diskabbest.pt_lr-1e-4_milestones-2_5"
