@@ -26,6 +26,7 @@ from neo_model.config.run_dir import check_unused, chosen_folder, new_folder
 from neo_model.config.schema import EVALUATION_SETTINGS
 from neo_model.config.secrets import redacted
 from neo_model.utils import UserError
+from neo_model.utils.files import is_there
 from neo_model.utils.messages import tell
 from neo_model.utils.signals import ignoring
 
@@ -84,7 +85,7 @@ def _refuse_option(message: str) -> None:
 
 def _train(options: argparse.Namespace) -> int:
     from neo_model.config.sweep import run_sweep
-    from neo_model.config.validate import check_training
+    from neo_model.config.validate import check_training, check_weights
 
     if options.multirun:
         return run_sweep(options.overrides, options.config_dir)
@@ -111,6 +112,11 @@ def _train(options: argparse.Namespace) -> int:
         check_unused(folder)
     if config.resume is not None:
         found.append(UserError("resume", "is set in a file", "give resume=RUN_DIR on the command line"))
+    if resumed != AUTO or not folder or not is_there(folder):  # a run that goes on has weights of its own
+        try:
+            check_weights(config)
+        except UserError as error:
+            found.append(error)
     check_training(config, found)
     tell_what_recipes_keep([(options.overrides, composed)], options.config_dir)
     if resumed == AUTO:

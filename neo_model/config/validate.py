@@ -1,6 +1,7 @@
 """Checking a whole configuration against the code before a run exists: names, types, ranges, permitted classes."""
 
 import inspect
+import os
 import typing
 from collections.abc import Iterable
 from pathlib import Path
@@ -106,6 +107,22 @@ def check_files(config: DictConfig) -> None:
             folders=[Path(paths[key]) for key in DATA_FOLDERS],
             fetch_hint=data.get("fetch_hint"),
         )
+
+
+def check_weights(config: DictConfig) -> None:
+    """Refuse a path of ``weights`` that leads to nothing, before data are drawn or read.
+
+    Raises:
+        UserError: as when a run would load them.
+    """
+    weights = OmegaConf.to_container(config).get("weights")  # a reference is left to the check of all keys
+    if not isinstance(weights, str) or "${" in weights or os.path.exists(weights):
+        return
+    from neo_model.models.hub import PREFIX  # with torch
+    from neo_model.models.weights import read_weights
+
+    if not weights.startswith(PREFIX):
+        read_weights(weights)
 
 
 def validate_evaluation(config: DictConfig, found: Iterable[UserError] = ()) -> None:

@@ -90,6 +90,14 @@ def test_a_run_starts_from_the_weights_of_another(command, tiny, trained):
     assert torch.allclose(old["ema"]["module"][name], new["model"][name], atol=1e-6)
 
 
+@pytest.mark.parametrize("resume", [[], ["resume=auto"]])
+@pytest.mark.parametrize("weights", ["missing.pth", "missing.safetensors"])
+def test_weights_that_are_not_there_are_refused_before_data_are_drawn(command, tiny, weights, resume):
+    own = ["data.root=new", f"weights={weights}", "hydra.run.dir=run", *resume]
+    assert command("train", *tiny, *own).error.startswith(f"error: {weights}: there is no such file; give ")
+    assert not Path("new").exists() and not Path("run").exists()
+
+
 def test_what_was_repaired_in_the_annotations_is_told_and_kept(command, make_coco):
     root = make_coco("mine", ["crate"])
     annotations = root / "instances_train.json"
