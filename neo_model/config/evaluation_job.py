@@ -66,7 +66,8 @@ class _Evaluation:
     def __init__(self, checkpoint: dict, config: DictConfig, settings: DictConfig, path: str) -> None:
         self.checkpoint, self.config, self.path = checkpoint, config, path
         self.data: DetectionData = instantiate(config.data, key="data")
-        check_classes(path, checkpoint["classes"], self.data.val_classes)
+        # Results are in the data's ids, whichever the training's had.
+        check_classes(path, checkpoint["classes"], self.data.val_classes, any_ids=True)
         self.model = trained_model(checkpoint, config, path)
         self.hardware = instantiate(config.hardware, key="hardware")
         self.hardware.set_backends()
@@ -77,7 +78,7 @@ class _Evaluation:
     def new_evaluator(self) -> CocoEvaluator:
         """An evaluator of the same images, empty."""
         truth = self.data.val_ground_truth(self.config.overfit)
-        return CocoEvaluator(truth, self.checkpoint["classes"]["category_ids"], backend=self.plan.backend)
+        return CocoEvaluator(truth, self.data.val_classes.category_ids, backend=self.plan.backend)
 
     def run(self, what: str) -> dict:
         """Every image through the network; returns the metrics."""
@@ -160,7 +161,7 @@ def _other_figures(
         return other.evaluator, other.run("evaluating the other")
     other.check_same_objects(metrics)
     evaluator = own.new_evaluator()
-    other.fill(evaluator, image_ids, own.checkpoint["classes"]["category_ids"])
+    other.fill(evaluator, image_ids, own.data.val_classes.category_ids)
     return evaluator, evaluator.compute(only_seen=own.only_seen)
 
 

@@ -75,13 +75,20 @@ def averaged_weights(checkpoint: dict) -> dict[str, torch.Tensor]:
     return checkpoint["model"] if checkpoint["ema"] is None else checkpoint["ema"]["module"]
 
 
-def check_classes(path: Path | str, saved: dict, classes) -> None:
+def check_classes(path: Path | str, saved: dict, classes, *, any_ids: bool = False) -> None:
     """Refuse weights of other classes than the data's.
+
+    Args:
+        path: of the checkpoint.
+        saved: its classes.
+        classes: the data's.
+        any_ids: whether the data may number the same classes otherwise, provided that names tell them apart.
 
     Raises:
         UserError: with both counts and the first differences.
     """
-    if saved["names"] == classes.names and saved["category_ids"] == classes.category_ids:
+    told_apart = any_ids and len(set(classes.names)) == len(classes.names)
+    if saved["names"] == classes.names and (told_apart or saved["category_ids"] == classes.category_ids):
         return
     pairs = itertools.zip_longest(saved["names"], classes.names, fillvalue="nothing")
     different = [f"{mine!r} and {other!r}" for mine, other in pairs if mine != other][:3]

@@ -108,3 +108,12 @@ def test_classes_must_be_the_same():
     ):
         with pytest.raises(UserError, match=f"best.pt: .*{cause}.*rehead=true"):
             check_classes("best.pt", saved, Classes(names=names, category_ids=ids))
+
+
+def test_an_evaluation_takes_the_same_classes_of_other_ids_where_names_tell_them_apart():
+    saved = {"names": ["car", "bus"], "category_ids": [1, 2]}
+    check_classes("best.pt", saved, Classes(names=["car", "bus"], category_ids=[3, 7]), any_ids=True)
+    twice = {"names": ["car", "car"], "category_ids": [1, 2]}
+    for known, names in ((saved, ["bus", "car"]), (twice, ["car", "car"])):
+        with pytest.raises(UserError, match="rehead=true"):
+            check_classes("best.pt", known, Classes(names=names, category_ids=[3, 7]), any_ids=True)

@@ -111,6 +111,26 @@ def test_row_23_a_checkpoint_of_other_classes(command, refused, make_coco, run_o
     assert command("train", *custom(folder), f"weights={best}", "rehead=true", "limit_batches=1").code == 0
 
 
+def test_row_23_the_same_classes_of_other_ids_are_evaluated_in_the_datas_ids(command, make_coco, run_of_a_step):
+    best = run_of_a_step / "checkpoints" / "best.pt"
+    folder = make_coco("mine", torch.load(best, weights_only=True)["classes"]["names"])
+    own = [f"ckpt={best}", "data=custom", f"data.root={folder}", "overfit=0", "limit_batches=null", "conf_threshold=0"]
+    assert command("eval", *own, "hydra.run.dir=as_trained").code == 0
+    annotations = folder / "instances_val.json"
+    content = json.loads(annotations.read_text())
+    for category in content["categories"]:
+        category["id"] = 10 * category["id"]
+    for annotation in content["annotations"]:
+        annotation["category_id"] = 10 * annotation["category_id"]
+    annotations.write_text(json.dumps(content))
+    outcome = command("eval", *own, "hydra.run.dir=renumbered")
+    assert outcome.code == 0, outcome.err
+    before, after = ([json.loads(Path(at, name).read_text()) for name in ("metrics.json", "detections.json")]
+                     for at in ("as_trained", "renumbered"))  # fmt: skip
+    assert before[0] == after[0] and before[1]
+    assert after[1] == [found | {"category_id": 10 * found["category_id"]} for found in before[1]]
+
+
 def test_row_24_launches_in_one_moment_get_folders_of_their_own(tmp_path, monkeypatch):
     class Frozen:
         moments = iter([*["same"] * 8, *map(str, range(8))])
