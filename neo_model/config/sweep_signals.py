@@ -30,7 +30,7 @@ sys.exit(exit_code)
 
 @contextmanager
 def stopping_between_trainings() -> Iterator[None]:
-    """Have SIGTERM, as Ctrl-C does by itself, interrupt a job that does not train yet or any more, which then says so."""
+    """Have SIGTERM, as Ctrl-C does by itself, interrupt a job that does not train yet or any more, which says so."""
 
     def stop(number: int, frame: FrameType | None) -> None:
         raise Interrupted(number)

@@ -262,7 +262,7 @@ class _WorkerContext(ForkContext):
 
 
 def _start_worker(worker: int) -> None:
-    """Each worker makes batches in one thread, in a process group of its own: `timeout` and schedulers signal groups."""
+    """A worker makes batches in one thread, in a process group of its own: `timeout` and schedulers signal groups."""
     cv2.setNumThreads(0)
     for number in LEFT_TO_MAIN:  # a mask alone does not hold: other threads, and multiprocessing itself, may lift it
         signal.signal(number, signal.SIG_IGN)
