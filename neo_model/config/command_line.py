@@ -85,7 +85,7 @@ def _refuse_option(message: str) -> None:
 
 def _train(options: argparse.Namespace) -> int:
     from neo_model.config.sweep import run_sweep
-    from neo_model.config.validate import check_training, check_weights
+    from neo_model.config.validate import check_training
 
     if options.multirun:
         return run_sweep(options.overrides, options.config_dir)
@@ -112,12 +112,8 @@ def _train(options: argparse.Namespace) -> int:
         check_unused(folder)
     if config.resume is not None:
         found.append(UserError("resume", "is set in a file", "give resume=RUN_DIR on the command line"))
-    if resumed != AUTO or not folder or not is_there(folder):  # a run that goes on has weights of its own
-        try:
-            check_weights(config)
-        except UserError as error:
-            found.append(error)
-    check_training(config, found)
+    goes_on = resumed == AUTO and folder is not None and is_there(folder)  # with weights of its own
+    check_training(config, found, loads_weights=not goes_on)
     tell_what_recipes_keep([(options.overrides, composed)], options.config_dir)
     if resumed == AUTO:
         return _start_or_go_on(config, folder)

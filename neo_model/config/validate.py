@@ -26,14 +26,21 @@ DATA_FILES = ("train_annotations", "val_annotations")
 DATA_FOLDERS = ("train_images", "val_images")
 
 
-def check_training(config: DictConfig, found: Iterable[UserError] = ()) -> None:
+def check_training(config: DictConfig, found: Iterable[UserError] = (), *, loads_weights: bool = False) -> None:
     """Everything that can be known to be wrong with a training run before it starts; see `validate_training`.
 
     What is cheap comes first: without its files a data set is refused before torch is imported.
+
+    Args:
+        config: all keys of a training run.
+        found: what is already known to be wrong.
+        loads_weights: whether the file that ``weights`` names is going to be read.
     """
     if not found:
         check_files(config)
     validate_training(config, found)
+    if loads_weights:
+        check_weights(config)
     preflight(config)
 
 
