@@ -93,7 +93,7 @@ def suppress_overlaps(boxes_xyxy: Tensor, scores: Tensor, labels: Tensor, thresh
     """Greedy non-maximum suppression within each class, on the CPU.
 
     What torchvision's ``batched_nms`` keeps, which moves the classes apart by adding to coordinates and so rounds them;
-    to import it takes longer than to import PyTorch, for it brings PyTorch's compiler along.
+    to import it takes nearly as long as to import PyTorch, for it brings PyTorch's compiler along.
 
     Args:
         boxes_xyxy: [N, 4]; one that is not finite stays.

@@ -51,7 +51,7 @@ class AdamW:
 class _AdamW(torch.optim.AdamW):
     """PyTorch's without the wrappers by which its compiler leaves an optimizer out: they import it, compiled or not.
 
-    That takes longer than all else that a start imports but PyTorch itself.
+    That takes nearly as long as to import PyTorch.
     """
 
     step = torch.no_grad()(unwrap(torch.optim.AdamW.step))
