@@ -5,6 +5,7 @@ import math
 import os
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -125,6 +126,9 @@ def test_wandb_offline_holds_the_same(tmp_path, monkeypatch):
     logger.precision_curves(303, {"cat": np.linspace(1, 0, 101)})
     logger.close()
     (path,) = tmp_path.glob("wandb/offline-run-*/run-*.wandb")
+    deadline = time.monotonic() + 20  # W&B's own process writes the last records after `finish` has returned
+    while "exit" not in {record.WhichOneof("record_type") for record in read_wandb(path)} and time.monotonic() < deadline:
+        time.sleep(0.1)
     history, settings = [], {}
     for record in read_wandb(path):
         settings |= {item.key: json.loads(item.value_json) for item in record.run.config.update}
