@@ -10,7 +10,7 @@ WHOLE, FIRST, MIDDLE, LAST = 1, 2, 3, 4
 
 
 def read_wandb(path: Path) -> Iterator:
-    """The records of a ``.wandb`` file, as ``wandb``'s own ``Record`` messages."""
+    """The records of a ``.wandb`` file, as ``wandb``'s own ``Record`` messages; less one that is still being written."""
     from wandb.proto.wandb_internal_pb2 import Record
 
     content, start, parts = path.read_bytes(), FILE_HEADER_SIZE, []
@@ -19,8 +19,12 @@ def read_wandb(path: Path) -> Iterator:
         if BLOCK_SIZE - start % BLOCK_SIZE < ENTRY_HEADER.size:  # too little is left of the block for a header
             start += BLOCK_SIZE - start % BLOCK_SIZE
             continue
+        if len(content) < start + ENTRY_HEADER.size:
+            return
         _, length, part = ENTRY_HEADER.unpack_from(content, start)
         start += ENTRY_HEADER.size
+        if len(content) < start + length:
+            return
         assert part in (WHOLE, FIRST, MIDDLE, LAST)
         parts.append(content[start : start + length])
         start += length
