@@ -26,6 +26,7 @@ from neo_model.config.run_dir import check_unused, chosen_folder, new_folder
 from neo_model.config.schema import EVALUATION_SETTINGS
 from neo_model.config.secrets import redacted
 from neo_model.utils import UserError
+from neo_model.utils.collecting import importing
 from neo_model.utils.files import is_there
 from neo_model.utils.messages import tell
 from neo_model.utils.signals import ignoring
@@ -177,8 +178,8 @@ def _evaluate(options: argparse.Namespace) -> int:
         return _hydra_command("eval", options.arguments)
     settings = without_hydra(composed)
     validate_evaluation(settings, found)
-    from neo_model.engine.checkpoint import read_checkpoint
-
+    with importing():
+        from neo_model.engine.checkpoint import read_checkpoint
     checkpoint = read_checkpoint(settings.ckpt)
     config = restore_training_config(checkpoint["config"], others, further_keys=EVALUATION_SETTINGS, training=False)
     if options.cfg:

@@ -12,6 +12,7 @@ from neo_model.config.compose import compose_collecting, is_group, parse_overrid
 from neo_model.config.problems import from_hydra, raise_all, unknown_key
 from neo_model.config.validate import validate_training
 from neo_model.utils import UserError
+from neo_model.utils.collecting import importing
 from neo_model.utils.files import is_there
 from neo_model.utils.quoting import typed
 
@@ -64,7 +65,8 @@ def resumed_config(run_dir: Path, overrides: list[str]) -> DictConfig:
     Raises:
         UserError: there is no run, or the overrides change more than a resumed run may.
     """
-    from neo_model.engine.checkpoint_folder import CheckpointFolder
+    with importing():
+        from neo_model.engine.checkpoint_folder import CheckpointFolder
 
     checkpoints = CheckpointFolder(run_dir)
     if checkpoints.is_empty():

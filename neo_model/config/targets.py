@@ -8,6 +8,7 @@ from typing import Any
 from neo_model.config.problems import unknown_name
 from neo_model.config.schema import LOGGER_PACKAGE, TRAINING_NODES
 from neo_model.utils import UserError
+from neo_model.utils.collecting import importing
 
 TARGET = "_target_"
 ALLOWED_PACKAGES = frozenset({*TRAINING_NODES.values(), LOGGER_PACKAGE})
@@ -26,7 +27,8 @@ def find_class(key: str, target: Any, packages: frozenset[str] = ALLOWED_PACKAGE
     if package not in packages:
         allowed = " or ".join(f"{package}.NAME" for package in sorted(packages))
         raise UserError(f"{key}.{TARGET}", f"{target!r} is not allowed here", f"use {allowed}")
-    module = importlib.import_module(package)
+    with importing():
+        module = importlib.import_module(package)
     classes = [public for public in module.__all__ if public[:1].isupper()]
     found = getattr(module, name) if name in classes else None
     if not inspect.isclass(found):

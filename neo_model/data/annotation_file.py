@@ -1,9 +1,6 @@
 """Reading a COCO annotation file fast: outlines, which nothing here uses, are cut out of the text before parsing."""
 
-import gc
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from neo_model.utils import UserError
@@ -47,18 +44,6 @@ def content_of(text: bytes, path: Path) -> dict:
             if not isinstance(entry, dict):
                 raise UserError(path, f"{key}[{position}] is not an object", "give a COCO instances file")
     return content
-
-
-@contextmanager
-def without_collecting() -> Iterator[None]:
-    """No garbage collection: a million new objects would set it off again and again, for half of the parsing time."""
-    collecting = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if collecting:
-            gc.enable()
 
 
 def _parse(text: bytes, path: Path):

@@ -14,9 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
-from neo_model.data.annotation_file import content_of, file_bytes, without_collecting
+from neo_model.data.annotation_file import content_of, file_bytes
 from neo_model.data.columns import box_column, integer_column, number_column, text_column
 from neo_model.utils import UserError
+from neo_model.utils.collecting import without_collecting
 
 try:
     from msgspec import Struct
