@@ -31,6 +31,8 @@ SHELL_KEYS = ("setup", "teardown", "additional_parameters", "python", "srun_args
 CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f-\x9f]")  # after a line's end any other text is a command there as well
 NESTED_TARGETS = re.compile(r"optuna\.samplers\.[A-Z]\w*")
 PLUGIN_NODES = ("launcher", "sweeper")
+# What submitit's own nodes refer to. Both are texts to Hydra, and a sweep writes out the first before it starts.
+PLUGIN_REFERENCES = re.compile(r"\$\{hydra\.(sweep\.dir|job\.name)\}")
 LOGGING_KEYS = {"version", "root", "disable_existing_loggers"}
 FOLDER_KEYS = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir")
 
@@ -74,7 +76,7 @@ def check_composed_hydra(config: DictConfig) -> None:
             the name of a folder, or a plugin does not know one of its keys.
     """
     remedy = "leave Hydra's callbacks, logging, environment, own files and plugins alone"
-    refused = [UserError(key, "is refused", remedy) for key in _refused(config.hydra)]
+    refused = [UserError(key, "is refused", remedy) for key in dict.fromkeys(_refused(config.hydra))]
     raise_all(refused)
     raise_all([*_unknown_keys(config.hydra), *_secrets_in_plugins(config.hydra), *_problems_of_folders(config)])
 
@@ -125,6 +127,8 @@ def _refused(own: DictConfig) -> Iterator[str]:
         yield "hydra.job.env_set"
     elif job.get("chdir"):
         yield "hydra.job.chdir"
+    elif "${" in str(job.get("name")):  # which goes into the script for Slurm as it is then
+        yield "hydra.job.name"
     if plain.get("output_subdir") is not None:  # where Hydra writes a config.yaml, over that of any run
         yield "hydra.output_subdir"
     for name in PLUGIN_NODES:
@@ -132,7 +136,12 @@ def _refused(own: DictConfig) -> Iterator[str]:
 
 
 def _refused_in_plugin(key: str, own: DictConfig, name: str) -> Iterator[str]:
-    """What is wrong with the launcher's or the sweeper's node, seen with all references followed."""
+    """What is wrong with the launcher's or the sweeper's node, seen with all references followed.
+
+    Hydra follows them once more when it starts a sweep, by when ``${hydra.mode}``, say, is another one, so that what is
+    seen here holds only without references.
+    """
+    yield from _changing(key, OmegaConf.to_container(own)[name])
     try:
         node = own[name]
         plain = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_dict(node) else None
@@ -155,6 +164,18 @@ def _refused_in_plugin(key: str, own: DictConfig, name: str) -> Iterator[str]:
         # These become overrides of the jobs, past the check of the command line.
         if any(map(_reaches_into_hydra, parse_overrides([f"{param}={value}"]))):
             yield f"{key}.params.{param}"
+
+
+def _changing(key: str, value: Any) -> Iterator[str]:
+    """The keys of values with references that may lead to something else later."""
+    if isinstance(value, dict):
+        for name, entry in value.items():
+            yield from _changing(f"{key}.{name}", entry)
+    elif isinstance(value, list):
+        for index, entry in enumerate(value):
+            yield from _changing(f"{key}[{index}]", entry)
+    elif isinstance(value, str) and "${" in (value if key.endswith(TARGET) else PLUGIN_REFERENCES.sub("", value)):
+        yield key
 
 
 def _control_characters(key: str, value: Any) -> Iterator[str]:

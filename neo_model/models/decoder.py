@@ -71,7 +71,7 @@ class DecoderLayer(nn.Module):
     ) -> Tensor:
         x = self.norm1(query_BQD + self.self_attn(query_BQD, position_BQD, blocked))
         x = self.norm2(x + self.cross_attn(x + position_BQD, reference_BQ4, memory))
-        x = x + self.linear2(F.relu(self.linear1(x), inplace=True))
+        x = x + self.linear2(F.relu(self.linear1(x)))
         return self.norm3(x.clamp(-HALF_MAX, HALF_MAX) if self.version == 1 else x)
 
 

@@ -12,8 +12,10 @@ from neo_model.utils.errors import UserError
 MOST_ENTRIES, DEEPEST = 10_000, 64
 # And some 5 references; at that size there may be 19.
 MOST_EXPANDED = 200_000
-# `oc.create` reads a text as YAML, whose aliases multiply what no count of references shows; its name may be put together.
-MAKES_STRUCTURES = re.compile(r"oc\.create|\$\{[^:}]*\$\{")
+# `oc.create` reads a text as YAML, whose aliases multiply what no count of references shows, and `oc.decode` one that
+# references have made longer; their names may be put together.
+MAKES_STRUCTURES = re.compile(r"oc\.create|oc\.decode|\$\{[^:}]*\$\{")
+ARCHIVE = b"PK\x03\x04"  # with which a zip file begins
 REMEDY = "use a checkpoint that neo_model has written"
 
 
@@ -21,10 +23,14 @@ def refuse_bomb(path: str | Path) -> None:
     """Refuse a torch file that unpacks to more than its own size: torch stores, it never compresses.
 
     Raises:
-        UserError: it does.
+        UserError: it does, or begins as an archive whose list of contents only torch would find.
         OSError: the file cannot be read.
     """
     if not zipfile.is_zipfile(path):
+        with open(path, "rb") as file:
+            if file.read(len(ARCHIVE)) == ARCHIVE:
+                cause = "is not a plain weight file: an archive without a readable end"
+                raise UserError(str(path), cause, "fetch it again")
         return  # torch's older formats are one pickle, as long as they look
     try:
         with zipfile.ZipFile(path) as archive:
@@ -91,7 +97,7 @@ def refuse_reference_bomb(where: str, value: Any, *, own: int = 0) -> None:
             size += len(entry) // 100
             if "${" in entry:
                 if MAKES_STRUCTURES.search(entry):
-                    cause = "has a reference that makes structures of text (oc.create) or has a name put together"
+                    cause = "has a reference that makes structures (oc.create, oc.decode) or has a name put together"
                     raise UserError(where, cause, "write the values themselves")
                 references += entry.count("${") + len(entry) // 1000  # reading a long one takes time as well
     # Compared as logarithms: the power of a million references is no float.

@@ -183,6 +183,21 @@ def test_a_folder_of_configurations(refused_command, written, name):
     refused_command("train", *written(*FOLDERS[name]))
 
 
+LATER = """_target_: hydra._internal.core_plugins.basic_sweeper.BasicSweeper
+max_batch_size: null
+params: null
+t: {MULTIRUN: torch.utils.collect_env.run, RunMode: {MULTIRUN: torch.utils.collect_env.run}}
+x: {_target_: "${oc.select:hydra.sweeper.t.${hydra.mode},optuna.samplers.TPESampler}", command: 'COMMAND'}
+"""
+
+
+def test_a_target_that_is_another_one_once_hydra_sweeps(refused_command, written):
+    chosen = f"{WHOLE}defaults: [override /hydra/sweeper: later]"
+    folder = written({"hydra/sweeper/later.yaml": LATER, "local/default.yaml": chosen}, [])
+    said = refused_command("train", "-m", "seed=1,2", *folder)
+    assert "hydra.sweeper.x._target_: is refused" in said
+
+
 @pytest.mark.parametrize("options", [["-m"], ["--cfg", "job"]], ids=" ".join)
 @pytest.mark.parametrize("name", ["callback", "job logging", "launcher", "sweep of a callback"])
 def test_a_folder_where_hydra_itself_takes_over(refused_command, written, name, options):
@@ -206,7 +221,7 @@ SCRIPT: dict[str, tuple[dict[str, str], list[str], str]] = {
     "reference": (
         {"local/default.yaml": f'{WHOLE}weights: "x\\nCOMMAND #"\nhydra: {{launcher: {{qos: "${{weights}}"}}}}'},
         [SLURM],
-        "a control character in hydra.launcher.qos",
+        "hydra.launcher.qos",
     ),
     "name of a key": (
         {"hydra/launcher/evil.yaml": f'{{{SLURM_NODE}, "x\\nCOMMAND #": 1}}'}, ["hydra/launcher=evil"],

@@ -254,6 +254,7 @@ def test_a_reference_that_is_left_over(refusal):
 BUILDERS = {
     "of YAML": "${oc.create:'a: &a [1, 1, 1]\nb: [*a, *a, *a]'}",
     "by a name in pieces": "${${create}:'a: &a [1, 1, 1]\nb: [*a, *a, *a]'}",
+    "of a text that references make longer": "${oc.decode:'[[1, 1], [1, 1]]'}",
     "by a name behind a dot": "${oc.${end}:'a: &a [1, 1, 1]\nb: [*a, *a, *a]'}",
 }
 

@@ -162,6 +162,13 @@ def test_a_compressed_bomb(refusal, tmp_path, sealed):
     assert "bomb.pt: unpacks to 20,000,000 bytes from " in refusal(lambda: read_tensors(path))
 
 
+def test_a_compressed_bomb_behind_a_false_end(refusal, tmp_path):
+    """Torch looks for the list of contents further than Python does."""
+    path = write_zip(tmp_path / "bomb.pt", {"data/0": bytes(20_000_000)}, zipfile.ZIP_DEFLATED)
+    path.write_bytes(path.read_bytes() + b"PK\x05\x06")
+    assert "bomb.pt: is not a plain weight file: " in refusal(lambda: read_tensors(path))
+
+
 FALSE_CLAIMS = {
     "a bytearray of a petabyte": b"cbuiltins\nbytearray\n(L1000000000000000L\ntR.",
     "a tensor beyond its storage": None,
