@@ -141,7 +141,7 @@ def _refused_in_plugin(key: str, own: DictConfig, name: str) -> Iterator[str]:
     Hydra follows them once more when it starts a sweep, by when ``${hydra.mode}``, say, is another one, so that what is
     seen here holds only without references.
     """
-    yield from _changing(key, OmegaConf.to_container(own)[name])
+    yield from (place for place, text in _texts(key, OmegaConf.to_container(own)[name]) if _may_change(place, text))
     try:
         node = own[name]
         plain = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_dict(node) else None
@@ -158,7 +158,8 @@ def _refused_in_plugin(key: str, own: DictConfig, name: str) -> Iterator[str]:
     if plain.get("custom_search_space"):
         yield f"{key}.custom_search_space"  # a function for Optuna's sweeper to import and call
     yield from (f"{key}.{name}" for name in SHELL_KEYS if plain.get(name))
-    yield from (f"a control character in {place}" for place in _control_characters(key, plain))
+    controlling = (place for place, text in _texts(key, plain) if CONTROL_CHARACTER.search(text))
+    yield from (f"a control character in {place}" for place in controlling)
     params = plain.get("params") or {}
     for param, value in params.items() if isinstance(params, dict) else ():
         # These become overrides of the jobs, past the check of the command line.
@@ -166,25 +167,19 @@ def _refused_in_plugin(key: str, own: DictConfig, name: str) -> Iterator[str]:
             yield f"{key}.params.{param}"
 
 
-def _changing(key: str, value: Any) -> Iterator[str]:
-    """The keys of values with references that may lead to something else later."""
-    if isinstance(value, dict):
-        for name, entry in value.items():
-            yield from _changing(f"{key}.{name}", entry)
-    elif isinstance(value, list):
-        for index, entry in enumerate(value):
-            yield from _changing(f"{key}[{index}]", entry)
-    elif isinstance(value, str) and "${" in (value if key.endswith(TARGET) else PLUGIN_REFERENCES.sub("", value)):
-        yield key
+def _may_change(key: str, text: str) -> bool:
+    """Whether a text has references that may lead to something else later."""
+    return "${" in (text if key.endswith(TARGET) else PLUGIN_REFERENCES.sub("", text))
 
 
-def _control_characters(key: str, value: Any) -> Iterator[str]:
-    """The keys of the texts that hold one; for a name that does, the key of its node."""
+def _texts(key: str, value: Any) -> Iterator[tuple[str, str]]:
+    """Every text in a plain value, with its key; the name of a key is a text of its node."""
     if isinstance(value, dict):
         for name, entry in value.items():
-            yield from [key] if CONTROL_CHARACTER.search(str(name)) else _control_characters(f"{key}.{name}", entry)
+            yield key, str(name)
+            yield from _texts(f"{key}.{name}", entry)
     elif isinstance(value, list):
         for index, entry in enumerate(value):
-            yield from _control_characters(f"{key}[{index}]", entry)
-    elif isinstance(value, str) and CONTROL_CHARACTER.search(value):
-        yield key
+            yield from _texts(f"{key}[{index}]", entry)
+    elif isinstance(value, str):
+        yield key, value
