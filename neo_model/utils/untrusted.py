@@ -23,14 +23,14 @@ def refuse_bomb(path: str | Path) -> None:
     """Refuse a torch file that unpacks to more than its own size: torch stores, it never compresses.
 
     Raises:
-        UserError: it does, or begins as an archive whose list of contents only torch would find.
+        UserError: it does.
+        BadZipFile: it begins as an archive whose list of contents only torch would find.
         OSError: the file cannot be read.
     """
     if not zipfile.is_zipfile(path):
         with open(path, "rb") as file:
             if file.read(len(ARCHIVE)) == ARCHIVE:
-                cause = "is not a plain weight file: an archive without a readable end"
-                raise UserError(str(path), cause, "fetch it again")
+                raise zipfile.BadZipFile("an archive without a readable end")
         return  # torch's older formats are one pickle, as long as they look
     try:
         with zipfile.ZipFile(path) as archive:

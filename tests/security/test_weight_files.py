@@ -166,7 +166,7 @@ def test_a_compressed_bomb_behind_a_false_end(refusal, tmp_path):
     """Torch looks for the list of contents further than Python does."""
     path = write_zip(tmp_path / "bomb.pt", {"data/0": bytes(20_000_000)}, zipfile.ZIP_DEFLATED)
     path.write_bytes(path.read_bytes() + b"PK\x05\x06")
-    assert "bomb.pt: is not a plain weight file: " in refusal(lambda: read_tensors(path))
+    assert "bomb.pt: is not a plain weight file (damaged" in refusal(lambda: read_tensors(path))
 
 
 FALSE_CLAIMS = {
