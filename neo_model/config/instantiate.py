@@ -1,6 +1,7 @@
 """Objects from configuration nodes: the one place that calls Hydra's instantiate."""
 
 import inspect
+import re
 from typing import Any
 
 import hydra.utils
@@ -10,6 +11,9 @@ from omegaconf import DictConfig, OmegaConf
 from neo_model.config.schema import PATH_PREFIX
 from neo_model.config.targets import TARGET, find_class, nested_references, nested_targets
 from neo_model.utils import UserError
+from neo_model.utils.memory import is_out_of_memory
+
+TOO_LARGE = re.compile(r"overflow|int too (large|big)", re.IGNORECASE)  # what Python and torch say of a number
 
 
 def instantiate(node: DictConfig | dict, *, key: str = "configuration", **supplied: Any) -> Any:
@@ -36,10 +40,14 @@ def instantiate(node: DictConfig | dict, *, key: str = "configuration", **suppli
     try:
         return hydra.utils.instantiate(plain, _convert_="all", **supplied)
     except InstantiationException as error:
-        if isinstance(error.__cause__, UserError):
-            raise error.__cause__ from error
-        if isinstance(error.__cause__, ValueError):
-            raise UserError(key, str(error.__cause__), "change it") from error
+        cause = error.__cause__
+        if isinstance(cause, UserError):
+            raise cause from error
+        if cause is not None and (is_out_of_memory(cause) or TOO_LARGE.search(str(cause))):
+            said = str(cause).partition("\n")[0]
+            raise UserError(key, f"has sizes that do not fit into memory ({said})", "make them smaller") from error
+        if isinstance(cause, ValueError):
+            raise UserError(key, str(cause), "change it") from error
         raise
 
 

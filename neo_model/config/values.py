@@ -75,7 +75,7 @@ def _container_fits(value: Any, origin: type, arguments: tuple) -> bool:
 
 
 def describe(hint: Any) -> str:
-    """The values that a type hint stands for, in words; for example "a whole number at least 1"."""
+    """The values that a type hint stands for, in words; for example "a whole number between 1 and 2147483647"."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:
         ranges = [str(entry) for entry in arguments[1:] if isinstance(entry, Bounds)]

@@ -120,7 +120,7 @@ def _model_of(ckpt: str, node: dict | None) -> tuple[nn.Module, list[str], tuple
     path = local_path(ckpt)
     file = read_weights(path)
     bias = file.state.get("decoder.enc_score_head.bias")
-    if bias is None:
+    if bias is None or bias.ndim != 1:
         raise UserError(f"ckpt={ckpt}", "holds no RT-DETR", "give an official, a Hugging Face or one of our own files")
     model = build_model_from_config(node, num_classes=len(bias))
     load_weights(model, path)

@@ -10,7 +10,7 @@ from neo_model.models.weights import read_tensors
 from neo_model.utils import UserError
 from neo_model.utils.sealed_file import write_sealed
 from neo_model.utils.signals import later_about_children, raise_interruption_before
-from neo_model.utils.untrusted import check_classes_entry, check_plain, check_state_entries
+from neo_model.utils.untrusted import check_classes_entry, check_plain, check_progress_entry, check_state_entries
 
 FORMAT = 2  # 1 had no seal
 
@@ -67,6 +67,11 @@ def read_checkpoint(path: str | Path) -> dict:
     check_plain(path, "config", content["config"])
     check_classes_entry(path, content["classes"])
     check_state_entries(path, content["model"], content.setdefault("ema", None))
+    for holder, key in ((content, "model"), (content["ema"] or {}, "module")):
+        if key in holder:
+            holder[key] = dict(holder[key])  # without the attributes of an OrderedDict, which torch would obey
+    if "progress" in content:
+        check_progress_entry(path, content["progress"])
     return content
 
 

@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from torch.optim import Optimizer
+
 from neo_model.engine.progress import Progress
 from neo_model.engine.training_loop import Learner
 from neo_model.utils import UserError
@@ -57,7 +59,7 @@ def restore(path: Path, content: dict, learner: Learner, progress: Progress, ste
         with telling_of_misfit(path, "ema"):
             learner.ema.n_averaged.copy_(content["ema"]["n_averaged"])
     with telling_of_misfit(path, "optimizer"):
-        learner.optimizer.load_state_dict(content["optimizer"])
+        _restore_optimizer(content["optimizer"], learner.optimizer)
     with telling_of_misfit(path, "scaler"):
         if content["scaler"]:  # empty of a precision that needs none: another one's starts afresh
             learner.scaler.load_state_dict(content["scaler"])
@@ -74,11 +76,24 @@ def telling_of_misfit(path: Path, entry: str) -> Iterator[None]:
     """Turn what an entry of a checkpoint raises, when it is taken over, into a ``UserError`` that names both."""
     try:
         yield
-    except (RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
+    except (RuntimeError, ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:
         if is_out_of_memory(error):
             raise
         reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
         raise UserError(str(path), f"its {entry} cannot be gone on with ({reason})", REMEDY) from error
+
+
+def _restore_optimizer(saved: dict, optimizer: Optimizer) -> None:
+    """Take over what the steps so far have left; the settings are those of this run, which were compared before."""
+    settings = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
+    optimizer.load_state_dict(saved)
+    for group, own in zip(optimizer.param_groups, settings, strict=True):
+        group |= own
+    for parameter, state in optimizer.state.items():
+        for name in ("exp_avg", "exp_avg_sq"):
+            if state[name].shape != parameter.shape:
+                raise ValueError(f"{name} has shape {tuple(state[name].shape)}, its weights {tuple(parameter.shape)}")
+        state["step"] = state["step"].reshape(())
 
 
 def _restore_progress(saved: dict, progress: Progress) -> None:
@@ -97,6 +112,8 @@ def _restore_schedule(
     """Take the schedule up where it was: its factor is a pure function of the step and of this run's length."""
     scheduler = learner.scheduler
     scheduler.last_epoch = saved["last_epoch"]
+    if type(scheduler.last_epoch) is not int or not 0 <= scheduler.last_epoch < 2**53:
+        raise ValueError(f"last_epoch is {scheduler.last_epoch!r}")
     if saved["steps_per_epoch"] != steps_per_epoch:
         if progress.batch:
             cause = f"stopped within an epoch of {saved['steps_per_epoch']} steps, which now has {steps_per_epoch}"

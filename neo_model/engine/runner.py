@@ -296,6 +296,9 @@ class Runner:
                 compare(path, content["circumstances"], self._circumstances)
         progress, scheduler = self.progress, self.learner.scheduler
         restore(path, content, self.learner, progress, self.steps_per_epoch)
+        with telling_of_misfit(path, "progress"):
+            if progress.batch > self.batches_per_epoch:
+                raise ValueError(f"batch {progress.batch} of an epoch of {self.batches_per_epoch}")
         with telling_of_misfit(path, "bad_images"):
             self.train_loader.restore_bad_images(content.get("bad_images", []))  # checkpoints of old have none
         if scheduler.last_epoch != content["scheduler"]["last_epoch"]:

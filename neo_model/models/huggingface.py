@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from neo_model.utils import UserError
+from neo_model.utils.errors import CONTROL_CHARACTERS
 
 SINGLE, INDEX, CONFIG = "model.safetensors", "model.safetensors.index.json", "config.json"
 # Names within a running model of newer versions, which files do not have.
@@ -171,7 +172,11 @@ def _class_names(config: Path) -> list[str] | None:
     if not isinstance(names, dict) or set(names) != {str(i) for i in range(len(names))}:
         return None
     ordered = [names[str(i)] for i in range(len(names))]
-    return ordered if all(map(_is_text, ordered)) else None
+    if not all(map(_is_text, ordered)):
+        return None
+    if any(map(CONTROL_CHARACTERS.search, ordered)):
+        raise UserError(str(config), "has class names with control characters", "correct its id2label")
+    return ordered
 
 
 def _json(file: Path) -> dict:

@@ -152,7 +152,10 @@ def read_weights(path: str | Path) -> WeightFile:
     names = _dict_in(content, "classes").get("names")
     model = _dict_in(_dict_in(content, "config"), "model")
     named = isinstance(names, list) and all(isinstance(name, str) for name in names)
-    return WeightFile(_canonical(unwrap(content)), names if named else None, model.get("sampling"))
+    sampling = model.get("sampling")
+    return WeightFile(
+        _canonical(unwrap(content)), names if named else None, sampling if isinstance(sampling, str) else None
+    )
 
 
 def _dict_in(content: dict, key: str) -> dict:
@@ -227,8 +230,8 @@ def read_tensors(path: str | Path) -> dict:
         check_seal(path)
         refuse_bomb(path)
         with warnings.catch_warnings():
-            # Of a protocol of pickles that torch may not read; if it does not, the error below says so.
-            warnings.filterwarnings("ignore", message="Detected pickle protocol")
+            # Of a protocol of pickles that torch may not read, and of sparse tensors: the errors below say so.
+            warnings.filterwarnings("ignore", message="Detected pickle protocol|Validating sparse tensor")
             content = torch.load(path, map_location="cpu", weights_only=True)
     except UserError:
         raise
@@ -246,7 +249,29 @@ def read_tensors(path: str | Path) -> dict:
         ) from error
     if not isinstance(content, dict):
         raise UserError(str(path), f"holds a {type(content).__name__}, not a state dict", "give a weight file")
+    _refuse_odd_tensors(path, content)
     return content
+
+
+def _refuse_odd_tensors(path: str | Path, content: dict) -> None:
+    """Raise ``UserError`` for a tensor that is no dense array of values, or claims more of them than the file holds."""
+    waiting, seen = [content], set()  # a pickle can hold one list a million times over, or within itself
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, Tensor):
+            if not _is_whole_array(value):
+                cause = "holds a tensor that is no dense array, or claims more values than are there"
+                raise UserError(str(path), cause, "save it again with dense tensors, each with its own values")
+        elif isinstance(value, dict | list | tuple | set) and id(value) not in seen:
+            seen.add(id(value))
+            waiting += value.values() if isinstance(value, dict) else value
+
+
+def _is_whole_array(tensor: Tensor) -> bool:
+    is_dense = tensor.layout == torch.strided and not (tensor.is_nested or tensor.is_meta)
+    if type(tensor) not in (Tensor, nn.Parameter) or not is_dense:
+        return False
+    return tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
 
 
 def unwrap(content: dict) -> dict[str, Tensor]:

@@ -31,8 +31,9 @@ class Bounds:
         return f"between {self.low:g} and {high}"
 
 
-PositiveInt = Annotated[int, Bounds(low=1)]
-NonNegativeInt = Annotated[int, Bounds(low=0)]
+LARGEST_COUNT = 2**31 - 1  # more of anything than there is, and small enough to multiply and to hand to libraries
+PositiveInt = Annotated[int, Bounds(low=1, high=LARGEST_COUNT)]
+NonNegativeInt = Annotated[int, Bounds(low=0, high=LARGEST_COUNT)]
 PositiveFloat = Annotated[float, Bounds(low=0.0, low_open=True)]
 NonNegativeFloat = Annotated[float, Bounds(low=0.0)]
 Fraction = Annotated[float, Bounds(low=0.0, high=1.0)]

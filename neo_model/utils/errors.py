@@ -2,8 +2,9 @@
 
 import re
 
-# A terminal obeys these: they could hide an error that quotes a stranger's file, or write elsewhere.
-CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+# A terminal obeys these: they could hide an error that quotes a stranger's file, or write elsewhere. And halves of a
+# UTF-16 pair, which JSON may hold and no file or terminal takes.
+CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 class UserError(Exception):

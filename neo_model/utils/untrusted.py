@@ -6,7 +6,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from neo_model.utils.errors import UserError
+from neo_model.utils.errors import CONTROL_CHARACTERS, UserError
 
 # A configuration of ours has some 150 entries on five levels.
 MOST_ENTRIES, DEEPEST = 10_000, 64
@@ -106,7 +106,7 @@ def refuse_reference_bomb(where: str, value: Any, *, own: int = 0) -> None:
 
 
 def check_classes_entry(path: str | Path, classes: Any) -> None:
-    """Refuse a checkpoint's ``classes`` that is not a list of names and one of as many ids.
+    """Refuse a checkpoint's ``classes`` that is not a list of names, fit to be shown, and one of as many ids.
 
     Raises:
         UserError: it is not.
@@ -115,6 +115,8 @@ def check_classes_entry(path: str | Path, classes: Any) -> None:
     are_lists = isinstance(names, list) and isinstance(ids, list) and len(names) == len(ids) > 0
     if not (are_lists and all(type(name) is str for name in names) and all(type(number) is int for number in ids)):
         raise UserError(str(path), "its classes are not names with ids", REMEDY)
+    if any(map(CONTROL_CHARACTERS.search, names)):
+        raise UserError(str(path), "its classes have names with control characters", REMEDY)
 
 
 def check_state_entries(path: str | Path, model: Any, average: Any) -> None:
@@ -138,6 +140,7 @@ def check_progress_entry(path: str | Path, progress: Any) -> None:
     if not (
         isinstance(progress, dict)
         and all(type(progress.get(name)) is int for name in ("step", "epoch", "batch"))
+        and all(0 <= progress[name] < 2**53 for name in ("step", "epoch", "batch"))
         and all(isinstance(value, int | float) for value in progress.values())
     ):
         raise UserError(str(path), "its progress does not say how far training was", REMEDY)

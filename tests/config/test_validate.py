@@ -23,7 +23,7 @@ def error_of(*overrides: str) -> str:
         ("+modle=3", ["modle", "did you mean model?"]),
         ("~optim.lr", ["optim.lr", "is not given"]),
         ("hardware.recompute=null", ["hardware.recompute: null is not a list, each entry backbone or encoder; give"]),
-        ("epochs=0", ["epochs: 0 is not a whole number at least 1"]),
+        ("epochs=0", ["epochs: 0 is not a whole number between 1 and 2147483647"]),
         ("seed=-1", ["seed", "between 0 and"]),
         ("debug=3", ["debug", "true or false"]),
         ("data.resolution=1280x720", ["data.resolution", "write data/resolution=1280x720"]),

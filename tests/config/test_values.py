@@ -63,13 +63,13 @@ def test_misfits_say_what_is_wanted(value, hint):
 
 
 def test_ranges_are_described_in_words():
-    assert describe(PositiveInt) == "a whole number at least 1"
+    assert describe(PositiveInt) == "a whole number between 1 and 2147483647"
     assert describe(PositiveFloat | None) == "a number above 0 or null"
     assert describe(Literal["auto", "cpu"]) == "auto or cpu"
 
 
 def test_lists_and_dictionaries_are_described_in_words():
-    number = "a whole number at least 1"
+    number = "a whole number between 1 and 2147483647"
     assert describe(PositiveInt | list[PositiveInt]) == f"{number}, or a list, each entry {number}"
     assert describe(dict[str, dict] | None) == "a dictionary, each value a dictionary, or null"
     assert describe(tuple[Literal["a", "b"], ...]) == "a list, each entry a or b"

@@ -403,6 +403,7 @@ def test_part_of_an_epoch_goes_on_with_the_same_batches_only(make_runner):
         make_runner(limit_batches=1).restore()
 
 
+MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 SPOILT = {
     "scaler": lambda content: content.pop("scaler"),
     "scheduler": lambda content: content.pop("scheduler"),
@@ -415,7 +416,23 @@ SPOILT = {
     "random ": lambda content: content.update(random=[]),
     "progress": lambda content: content["progress"].update(state_dict=3),
     "progress ": lambda content: content["progress"].update(best_ap=True),
+    "progress  ": lambda content: content["progress"].update(batch=10**6),
+    "scheduler  ": lambda content: content["scheduler"].update(last_epoch=10**400),
+    "random  ": lambda content: content.update(random=content["random"] | {"python": (3, (2**70,) * 625, None)}),
+    "optimizer  ": lambda content: content["optimizer"]["state"].update({0: dict.fromkeys(MOMENTS, torch.ones(7, 7))}),
 }
+
+
+def test_the_optimizers_settings_are_the_runs_whatever_a_checkpoint_says_of_them(make_runner, saved):
+    for group in saved["optimizer"]["param_groups"]:
+        group.update(lr=5.0, weight_decay="much")
+        del group["betas"]
+    runner = make_runner(epochs=1)
+    torch.save(saved, runner.checkpoints.last)
+    runner.restore()
+    fresh = make_runner(epochs=1).learner.optimizer.param_groups
+    for group, own in zip(runner.learner.optimizer.param_groups, fresh, strict=True):
+        assert {key: group[key] for key in own if key != "params"} == {key: own[key] for key in own if key != "params"}
 
 
 @pytest.fixture

@@ -62,7 +62,7 @@ WRONG = {
     "optim.betas=[0.9,1.0]": ["optim: betas=[0.9, 1.0] must be below 1"],
     "seed=99999999999999999999": ["seed: 99999999999999999999 is not", "between 0 and 9223372036854775807"],
     "model.backbone.width=1": ["model.backbone.width: 1 is not a whole number at least 2"],
-    "hardware.batch_size=0": ["hardware.batch_size: 0 is not a whole number at least 1"],
+    "hardware.batch_size=0": ["hardware.batch_size: 0 is not a whole number between 1 and 2147483647"],
     "data.resolution.width=1000": ["data/resolution 1000x270: is not 16:9", "use 480x270 or 992x558"],
 }
 

@@ -1,19 +1,25 @@
 """Weight files and checkpoints that mean harm: nothing in them is called, whatever the form and the place."""
 
 import io
+import json
 import pickle
 import tarfile
 import zipfile
+from collections import OrderedDict
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from neo_model.config.restore import resumed_config
+from neo_model.deploy.convert import convert
 from neo_model.engine.checkpoint import read_checkpoint, write_checkpoint
-from neo_model.models.weights import read_tensors
+from neo_model.models.huggingface import read_safetensors
+from neo_model.models.weights import load_weights, read_tensors
 from neo_model.utils.sealed_file import write_sealed
+from tests.security.conftest import changed
 from tests.security.payloads import OPCODES, PAYLOADS, touching
 
 CLASSES = {"names": ["ball"], "category_ids": [1]}
@@ -114,10 +120,14 @@ def test_a_call_in_a_file_given_to_a_command(refused_command, canary, tmp_path, 
         ({"config": {"a": [torch.zeros(1)]}}, "its config.a[0] is a Tensor"),
         ({"classes": {"names": "ball", "category_ids": [1]}}, "its classes are not names with ids"),
         ({"classes": None}, "its classes are not names with ids"),
+        ({"classes": {"names": ["\x1b[2J"], "category_ids": [1]}}, "its classes have names with control characters"),
+        ({"classes": {"names": ["\ud800"], "category_ids": [1]}}, "its classes have names with control characters"),
         ({"model": [1]}, "its model is not named weights"),
         ({"model": {1: torch.zeros(1)}}, "its model is not named weights"),
         ({"ema": 3}, "its ema holds no named weights"),
         ({"ema": {"module": None}}, "its ema holds no named weights"),
+        ({"progress": PROGRESS | {"epoch": "\x1b[2J"}}, "its progress does not say how far training was"),
+        ({"progress": PROGRESS | {"batch": -1}}, "its progress does not say how far training was"),
     ],
 )
 def test_a_checkpoint_of_odd_parts(refusal, tmp_path, content, said):
@@ -189,3 +199,58 @@ def test_a_file_that_claims_what_it_has_not(refusal, tmp_path, claim):
     else:
         entries = {"data.pkl": data, "version": b"3"} | ({"constants.pkl": b")."} if claim == "a script" else {})
     assert "not a plain weight file" in refusal(lambda: read_tensors(write_zip(path, entries)))
+
+
+ODD = {
+    "sparse": lambda: torch.eye(3).to_sparse(),
+    "without values": lambda: torch.empty(3, 3, device="meta"),
+    "nested": lambda: torch.nested.nested_tensor([torch.ones(2), torch.ones(3)]),
+    "one value a billion times": lambda: torch.zeros(1).expand(10**9),
+}
+
+
+@pytest.mark.parametrize("kind", ODD)
+@pytest.mark.filterwarnings("ignore:.*nested tensors")
+def test_a_tensor_that_is_no_dense_array(refusal, tmp_path, kind):
+    path = write(tmp_path / "weights.pth", {"model": {"a": [{"bias": ODD[kind]()}]}}, form="zip")
+    assert "weights.pth: holds a tensor that is no dense array" in refusal(lambda: read_tensors(path))
+
+
+def test_attributes_of_a_state_dict_are_left_behind(tmp_path):
+    state = OrderedDict(weight=torch.ones(1, 2))
+    state._metadata = 5  # torch asks it for the version of each layer
+    path = checkpoint_of({"model": state, "ema": {"module": state}}, tmp_path / "best.pt")
+    layer = torch.nn.Linear(2, 1, bias=False)
+    with pytest.raises(AttributeError):
+        layer.load_state_dict(torch.load(path, weights_only=True)["model"])
+    content = read_checkpoint(path)
+    for weights in (content["model"], content["ema"]["module"]):
+        layer.load_state_dict(weights)
+        assert layer.weight.tolist() == [[1.0, 1.0]]
+
+
+def test_a_way_of_sampling_that_is_no_text(make_model, tmp_path):
+    model = make_model()
+    path = write(tmp_path / "w.pth", {"model": model.state_dict(), "config": {"model": {"sampling": [1]}}}, form="zip")
+    assert not load_weights(model, path).fresh
+
+
+def test_a_weight_file_whose_classes_are_not_counted(refusal, tmp_path):
+    path = write(tmp_path / "w.pth", {"model": {"decoder.enc_score_head.bias": torch.ones(())}}, form="zip")
+    command = {"ckpt": str(path), "to": "official", "out": str(tmp_path / "out.pth"), "model": {}}
+    assert "w.pth: holds no RT-DETR" in refusal(lambda: convert(**command))
+
+
+@pytest.mark.parametrize("name", ["\x1b[2J", "\ud800"])
+def test_class_names_of_hugging_face_that_a_terminal_would_obey(refusal, tmp_path, name):
+    save_file({"a": torch.ones(1)}, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps({"id2label": {"0": name}}))
+    assert "config.json: has class names with control characters" in refusal(lambda: read_safetensors(tmp_path))
+
+
+@pytest.mark.parametrize("dim", [2**40, 2**62, 2**63, 2**80])
+def test_sizes_that_fill_the_memory(refused_command, tmp_path, saved_config, dim):
+    config = changed(saved_config, "model.encoder_dim", dim)
+    path = checkpoint_of({"config": config}, tmp_path / "best.pt")
+    # 2**80 is told of as it is checked.
+    assert "error: model" in refused_command("eval", f"ckpt={path}")
