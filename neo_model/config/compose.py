@@ -139,13 +139,18 @@ def _without_odd_choices(overrides: list[str]) -> tuple[list[str], list[UserErro
 
 def parse_overrides(overrides: list[str]) -> list[Override]:
     """Hydra's reading of command-line overrides; raises ``UserError`` for one it cannot read."""
+    parser, parsed = OverridesParser.create(), []
     for text in overrides:
         if not re.match(r"[+~]*[\w$]", text):
             raise UserError(text, "does not begin with a key", "write key=value")
-    try:
-        return OverridesParser.create().parse_overrides(overrides)
-    except OverrideParseException as error:
-        raise problems.from_hydra(error, OmegaConf.create(), []) from error
+        try:
+            parsed += parser.parse_overrides([text])
+        except OverrideParseException as error:
+            raise problems.from_hydra(error, OmegaConf.create(), []) from error
+        except ValueError as error:  # Python reads no more than 4,300 digits
+            key = text.partition("=")[0]
+            raise UserError(key, "gives a number of too many digits", "give a shorter one, or quoted text") from error
+    return parsed
 
 
 def is_launching(override: str) -> bool:

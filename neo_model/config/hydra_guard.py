@@ -6,7 +6,6 @@ Everything else under ``hydra`` can name code to run (callbacks, logging factori
 import dataclasses
 import re
 from collections.abc import Iterator
-from typing import Any
 
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
@@ -16,6 +15,7 @@ from neo_model.config.compose import parse_overrides
 from neo_model.config.problems import raise_all, unknown_name
 from neo_model.config.secrets import secrets_in
 from neo_model.config.targets import TARGET, nested_references, nested_targets
+from neo_model.config.user_files import texts
 from neo_model.utils import UserError
 
 PERMITTED = re.compile(r"hydra(\.run\.dir|\.sweep\.(dir|subdir)|[./](launcher|sweeper)(\..*)?)")
@@ -141,7 +141,7 @@ def _refused_in_plugin(key: str, own: DictConfig, name: str) -> Iterator[str]:
     Hydra follows them once more when it starts a sweep, by when ``${hydra.mode}``, say, is another one, so that what is
     seen here holds only without references.
     """
-    yield from (place for place, text in _texts(key, OmegaConf.to_container(own)[name]) if _may_change(place, text))
+    yield from (place for place, text in texts(key, OmegaConf.to_container(own)[name]) if _may_change(place, text))
     try:
         node = own[name]
         plain = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_dict(node) else None
@@ -158,7 +158,7 @@ def _refused_in_plugin(key: str, own: DictConfig, name: str) -> Iterator[str]:
     if plain.get("custom_search_space"):
         yield f"{key}.custom_search_space"  # a function for Optuna's sweeper to import and call
     yield from (f"{key}.{name}" for name in SHELL_KEYS if plain.get(name))
-    controlling = (place for place, text in _texts(key, plain) if CONTROL_CHARACTER.search(text))
+    controlling = (place for place, text in texts(key, plain) if CONTROL_CHARACTER.search(text))
     yield from (f"a control character in {place}" for place in controlling)
     params = plain.get("params") or {}
     for param, value in params.items() if isinstance(params, dict) else ():
@@ -170,16 +170,3 @@ def _refused_in_plugin(key: str, own: DictConfig, name: str) -> Iterator[str]:
 def _may_change(key: str, text: str) -> bool:
     """Whether a text has references that may lead to something else later."""
     return "${" in (text if key.endswith(TARGET) else PLUGIN_REFERENCES.sub("", text))
-
-
-def _texts(key: str, value: Any) -> Iterator[tuple[str, str]]:
-    """Every text in a plain value, with its key; the name of a key is a text of its node."""
-    if isinstance(value, dict):
-        for name, entry in value.items():
-            yield key, str(name)
-            yield from _texts(f"{key}.{name}", entry)
-    elif isinstance(value, list):
-        for index, entry in enumerate(value):
-            yield from _texts(f"{key}[{index}]", entry)
-    elif isinstance(value, str):
-        yield key, value

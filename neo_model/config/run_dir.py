@@ -40,6 +40,8 @@ def chosen_folder(folder: Path) -> Path:
             raise PermissionError(None, "Permission denied")
     except OSError as error:
         raise UserError(str(folder), error.strerror or str(error), "choose another folder") from error
+    except ValueError as error:  # a zero byte, or half of a character
+        raise UserError(str(folder), "is no name of a folder", "choose another folder") from error
     return folder
 
 

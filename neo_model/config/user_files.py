@@ -1,10 +1,13 @@
 """A look at a user's YAML files before OmegaConf copies every alias in them out."""
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import yaml
+from omegaconf._utils import get_yaml_loader
 
 from neo_model.utils import UserError
 
@@ -12,14 +15,32 @@ from neo_model.utils import UserError
 MOST_NODES = 10_000
 MOST_BYTES = 1_000_000
 STANDARD_TAG = "tag:yaml.org,2002:"
-STANDARD_TYPES = {"null", "bool", "int", "float", "str", "seq", "map", "merge", "timestamp", "value"}
+STANDARD_TYPES = {"null", "bool", "int", "float", "str", "seq", "map", "merge", "value"}
+DEFAULTS = "defaults"  # the list of further files to read
+# Out of the folder, by the system's root too; or whatever a reference stands for by the time that Hydra reads the list.
+LEADS_ELSEWHERE = re.compile(r"\.\.|//|\$\{")
+
+
+class _Loader(get_yaml_loader()):
+    """Reads as OmegaConf does; a value that is not of its type is an error that knows its line."""
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            value = super().construct_object(node, deep)
+            if isinstance(value, int):
+                str(value)  # Python writes no more than 4,300 digits, in an error's line either
+        except (ValueError, LookupError) as error:
+            kind = node.tag.removeprefix(STANDARD_TAG)
+            raise yaml.constructor.ConstructorError(None, None, f"no usable {kind}", node.start_mark) from error
+        return value
 
 
 def check_user_files(folder: Path) -> None:
     """Refuse YAML files below a folder that are no configurations.
 
     Raises:
-        UserError: one is not YAML, names types of Python, or expands to more than ``MOST_NODES`` entries.
+        UserError: one is not YAML, names types of Python, expands to more than ``MOST_NODES`` entries, or has a list of
+            defaults that may lead out of the folder.
     """
     for path in sorted(_yaml_files(folder)):
         _check_file(path)
@@ -41,16 +62,40 @@ def _check_file(path: Path) -> None:
     try:
         if path.stat().st_size > MOST_BYTES:
             raise UserError(path, f"is larger than {MOST_BYTES:,} bytes", remedy)
-        root = yaml.compose(path.read_bytes(), Loader=yaml.SafeLoader)
+        text = path.read_bytes()
+        root = yaml.compose(text, Loader=_Loader)
         size = 0 if root is None else _expanded_size(path, root, {})
+        if size > MOST_NODES:
+            raise UserError(path, f"expands to {size:,} entries through its aliases", remedy)
+        content = yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:
         raise not_yaml(error, path) from error
     except OSError as error:
         raise UserError(path, f"cannot be read ({error.strerror})", "check its permissions") from error
     except RecursionError as error:
         raise UserError(path, "is nested too deeply or refers to itself", remedy) from error
-    if size > MOST_NODES:
-        raise UserError(path, f"expands to {size:,} entries through its aliases", remedy)
+    if isinstance(content, dict):
+        _check_defaults(path, content.get(DEFAULTS))
+
+
+def _check_defaults(path: Path, defaults: Any) -> None:
+    for _, text in texts(DEFAULTS, defaults):
+        if LEADS_ELSEWHERE.search(text):
+            cause = f"has {text!r} among its defaults, which may lead out of the folder"
+            raise UserError(path, cause, "name files of the folder or of conf/")
+
+
+def texts(key: str, value: Any) -> Iterator[tuple[str, str]]:
+    """Every text in a plain value, with its key; the name of a key is a text of its node."""
+    if isinstance(value, dict):
+        for name, entry in value.items():
+            yield key, str(name)
+            yield from texts(f"{key}.{name}", entry)
+    elif isinstance(value, list):
+        for index, entry in enumerate(value):
+            yield from texts(f"{key}[{index}]", entry)
+    elif isinstance(value, str):
+        yield key, value
 
 
 def _expanded_size(path: Path, node: yaml.Node, sizes: dict[int, int]) -> int:

@@ -2,6 +2,7 @@
 
 import inspect
 import shlex
+import sys
 import types
 import typing
 from pathlib import Path
@@ -58,10 +59,12 @@ def _plain_fits(value: Any, hint: Any) -> bool:
     if hint is None or hint is types.NoneType:
         return value is None
     if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool) and Bounds().contains(value)
+        return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
     if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    return isinstance(value, str if hint is Path else hint)
+        return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63  # as libraries hold them
+    if hint in (str, Path):
+        return isinstance(value, str) and "\0" not in value  # which no system takes in a path
+    return isinstance(value, hint)
 
 
 def _container_fits(value: Any, origin: type, arguments: tuple) -> bool:

@@ -61,6 +61,8 @@ def _parse(text: bytes, path: Path):
         cause = f"is not UTF-8 text at byte {error.start} of {len(text)}"
     except RecursionError:
         cause = "is nested too deeply"
+    except ValueError:  # Python reads no more than 4,300 digits
+        cause = "holds a number of too many digits"
     raise UserError(path, cause, "the file may be cut off: fetch or write it again")
 
 

@@ -59,6 +59,21 @@ def refused_command(canary, tmp_path, monkeypatch, capfd):
     return run
 
 
+@pytest.fixture
+def written(canary, tmp_path):
+    """Writes files of a folder of configurations and returns the arguments that use it."""
+
+    def write(files: dict[str, str], chosen: list[str]) -> list[str]:
+        folder = tmp_path / "folder"
+        folder.mkdir()
+        for path, text in files.items():
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            (folder / path).write_text(text.replace("COMMAND", touching(canary)))
+        return [f"--config-dir={folder}", *chosen]
+
+    return write
+
+
 @pytest.fixture(scope="session")
 def saved_config() -> dict:
     """What checkpoints hold as ``config``: plain containers, references not resolved."""

@@ -163,21 +163,6 @@ FOLDERS: dict[str, tuple[dict[str, str], list[str]]] = {
 }
 
 
-@pytest.fixture
-def written(canary, tmp_path):
-    """Writes files of a folder of configurations and returns the arguments that use it."""
-
-    def write(files: dict[str, str], chosen: list[str]) -> list[str]:
-        folder = tmp_path / "folder"
-        folder.mkdir()
-        for path, text in files.items():
-            (folder / path).parent.mkdir(parents=True, exist_ok=True)
-            (folder / path).write_text(text.replace("COMMAND", touching(canary)))
-        return [f"--config-dir={folder}", *chosen]
-
-    return write
-
-
 @pytest.mark.parametrize("name", FOLDERS)
 def test_a_folder_of_configurations(refused_command, written, name):
     refused_command("train", *written(*FOLDERS[name]))
