@@ -33,6 +33,12 @@ NESTED_TARGETS = re.compile(r"optuna\.samplers\.[A-Z]\w*")
 PLUGIN_NODES = ("launcher", "sweeper")
 # What submitit's own nodes refer to. Both are texts to Hydra, and a sweep writes out the first before it starts.
 PLUGIN_REFERENCES = re.compile(r"\$\{hydra\.(sweep\.dir|job\.name)\}")
+# Optuna unpickles what others, such as Redis, answer.
+SQL_STORAGE = re.compile(r"(sqlite|postgresql|mysql)(\+\w+)?://")
+# All that differs from job to job in a name without slashes; other references may lead to anything in another job.
+SUBDIR_REFERENCES = re.compile(
+    r"\$\{hydra\.job\.num\}|\$\{sweep_job_folder:\$\{hydra\.job\.num\},\$\{hydra\.job\.override_dirname\}\}"
+)
 LOGGING_KEYS = {"version", "root", "disable_existing_loggers"}
 FOLDER_KEYS = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir")
 
@@ -99,17 +105,39 @@ def _secrets_in_plugins(own: DictConfig) -> Iterator[UserError]:
         yield from secrets_in(plain[name], f"hydra.{name}")
 
 
+def check_storage(config: DictConfig, overrides: list[Override]) -> None:
+    """Check where a search keeps its study: Optuna writes to any file or server that ``hydra.sweeper.storage`` names.
+
+    Args:
+        config: a composed configuration, with Hydra's part.
+        overrides: those of the command line.
+
+    Raises:
+        UserError: it is no SQL database, or not the command line has named it.
+    """
+    key = "hydra.sweeper.storage"
+    storage = config.hydra.sweeper.get("storage")
+    if storage is None:
+        return
+    if not (isinstance(storage, str) and SQL_STORAGE.match(storage)):
+        remedy = "give sqlite:///FILE, postgresql://... or mysql://..."
+        raise UserError(key, "is no database that studies may be kept in", remedy)
+    if not any(override.key_or_group == key and not override.is_delete() for override in overrides):
+        raise UserError(key, "is set in a file", f"give {key}=URL on the command line")
+
+
 def _problems_of_folders(config: DictConfig) -> Iterator[UserError]:
     """An error for each folder with a secret in its name, spelt out or by reference, and for jobs outside a sweep."""
+    subdir = SUBDIR_REFERENCES.sub("0", str(OmegaConf.to_container(config.hydra.sweep)["subdir"]))
+    if subdir in ("", ".", "..") or "/" in subdir or "${" in subdir or CONTROL_CHARACTER.search(subdir):
+        remedy = "write a name, with no reference but ${hydra.job.num}"
+        yield UserError("hydra.sweep.subdir", "is no single folder within the sweep's", remedy)
     config = config.copy()
     OmegaConf.set_readonly(config.hydra, False)
     config.hydra.job.num, config.hydra.job.id = 0, "0"  # which Hydra fills in for each job
     for key in FOLDER_KEYS:
         try:
-            name = OmegaConf.select(config, key)
-            yield from secrets_in(name, key)
-            if key == "hydra.sweep.subdir" and (str(name) in ("", ".", "..") or "/" in str(name)):
-                yield UserError(key, "is no single folder within the sweep's", "write a name, such as ${hydra.job.num}")
+            yield from secrets_in(OmegaConf.select(config, key), key)
         except OmegaConfBaseException:
             continue  # whoever makes the folder reports it
 
@@ -157,6 +185,8 @@ def _refused_in_plugin(key: str, own: DictConfig, name: str) -> Iterator[str]:
     yield from nested_references(key, plain)  # which Hydra would follow after this look
     if plain.get("custom_search_space"):
         yield f"{key}.custom_search_space"  # a function for Optuna's sweeper to import and call
+    if plain.get("search_space"):
+        yield f"{key}.search_space"  # what `params` was called before; it becomes overrides unchecked
     yield from (f"{key}.{name}" for name in SHELL_KEYS if plain.get(name))
     controlling = (place for place, text in texts(key, plain) if CONTROL_CHARACTER.search(text))
     yield from (f"a control character in {place}" for place in controlling)
