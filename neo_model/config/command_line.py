@@ -1,8 +1,11 @@
 """The commands train.py and eval.py: read the command line, check everything, make the run's folder, run."""
 
 import argparse
+import io
+import os
 import sys
 import traceback
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +27,11 @@ from neo_model.config.problems import raise_all
 from neo_model.config.recipe import tell_what_recipes_keep
 from neo_model.config.run_dir import check_unused, chosen_folder, new_folder
 from neo_model.config.schema import EVALUATION_SETTINGS
-from neo_model.config.secrets import redacted
 from neo_model.utils import UserError
 from neo_model.utils.collecting import importing
 from neo_model.utils.files import is_there
 from neo_model.utils.messages import tell
+from neo_model.utils.secrets import redacted
 from neo_model.utils.signals import ignoring
 
 USER_ERROR, INTERRUPTED = 2, 130
@@ -244,9 +247,20 @@ def _print_saved(config: DictConfig, options: argparse.Namespace) -> int:
 
 
 def _hydra_command(job: str, arguments: list[str]) -> int:
-    """--cfg, --info and the like: Hydra itself reads the command line, prints and is done."""
+    """--cfg, --info and the like: Hydra itself reads the command line, prints and is done.
+
+    With --resolve it follows references to the environment; no secret there is shown.
+    """
     import hydra
 
     sys.argv = [sys.argv[0], *arguments]
-    hydra.main(version_base=VERSION_BASE, config_path=str(CONF), config_name=job)(lambda config: None)()
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # or Hydra prints what went wrong and exits
+    printed = io.StringIO()
+    try:
+        with redirect_stdout(printed):
+            hydra.main(version_base=VERSION_BASE, config_path=str(CONF), config_name=job)(lambda config: None)()
+    except OmegaConfBaseException as error:
+        remedy = "correct it, or set the environment variable it names"
+        raise UserError(str(error.full_key or "configuration"), str(error).splitlines()[0], remedy) from error
+    print(redacted(printed.getvalue()), end="")
     return 0

@@ -12,7 +12,6 @@ from tqdm import tqdm
 from neo_model.config.instantiate import instantiate
 from neo_model.config.jobs import telling_what_helps, title_of, trained_model
 from neo_model.config.restore import DATA_VIEW, restore_training_config
-from neo_model.config.secrets import redacted
 from neo_model.data import DetectionData
 from neo_model.engine import EvaluationPlan, evaluate, inference_form
 from neo_model.engine.checkpoint import check_classes, read_checkpoint
@@ -20,6 +19,7 @@ from neo_model.evaluation import CocoEvaluator, class_table, metrics_json, summa
 from neo_model.reports.stored_evaluation import DETECTIONS_FILE, METRICS_FILE, StoredEvaluation, read_evaluation
 from neo_model.utils import UserError
 from neo_model.utils.files import is_file, is_folder, write_whole
+from neo_model.utils.secrets import redacted
 
 
 def eval_job(checkpoint: dict, config: DictConfig, settings: DictConfig, open_folder: Callable[[], Path]) -> dict:

@@ -14,7 +14,6 @@ from neo_model.config.build import build_model_from_config
 from neo_model.config.instantiate import instantiate
 from neo_model.config.restore import refuse_another_training
 from neo_model.config.run_log import LogFile, run_log
-from neo_model.config.secrets import redacted
 from neo_model.config.targets import TARGET
 from neo_model.data import Classes, DetectionData
 from neo_model.data.workers import telling_of_lost_workers
@@ -29,6 +28,7 @@ from neo_model.utils import UserError
 from neo_model.utils.files import write_whole
 from neo_model.utils.memory import is_out_of_memory
 from neo_model.utils.quoting import typed
+from neo_model.utils.secrets import redacted
 from neo_model.utils.seeding import seed_everything
 
 log = logging.getLogger("neo_model")

@@ -8,9 +8,9 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from neo_model.config.compose import compose, is_group, is_launching, parse_overrides
-from neo_model.config.secrets import redacted
 from neo_model.utils import UserError
 from neo_model.utils.messages import tell
+from neo_model.utils.secrets import redacted
 
 RECIPES = "experiments"
 

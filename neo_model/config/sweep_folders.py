@@ -8,9 +8,9 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from neo_model.config.run_dir import RUN_FILES
-from neo_model.config.secrets import redacted
 from neo_model.reports.sweep_jobs import RESULT_FILE, read_result
 from neo_model.utils.files import is_there
+from neo_model.utils.secrets import redacted
 
 LONGEST_NAME = 100
 LONG_NUMBER = re.compile(r"-?\d+\.\d{5,}(e-?\d+)?")  # as searches choose them

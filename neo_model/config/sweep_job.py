@@ -16,7 +16,6 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from neo_model.config.compose import CompositionError, is_launching, without_hydra
-from neo_model.config.secrets import redacted
 from neo_model.config.sweep_folders import earlier_attempt, unused_folder
 from neo_model.config.sweep_signals import end_interrupted_job
 from neo_model.config.targets import TARGET
@@ -27,6 +26,7 @@ from neo_model.reports.sweep_jobs import FAILED, FINISHED, INTERRUPTED, RESULT_F
 from neo_model.utils import UserError
 from neo_model.utils.files import remove_unfinished, telling_of_refusal, write_whole
 from neo_model.utils.messages import tell
+from neo_model.utils.secrets import redacted
 from neo_model.utils.signals import raise_interruption_before
 
 REPORT_LOCK = ".report.lock"

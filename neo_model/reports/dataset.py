@@ -15,6 +15,7 @@ from neo_model.reports.page import write_page
 from neo_model.reports.steps import next_step, step_bar
 from neo_model.utils import UserError
 from neo_model.utils.files import telling_of_refusal
+from neo_model.utils.secrets import redacted
 
 HELP = """\
 See a data set before training on it: classes, sizes of boxes at the chosen resolution, shapes, places,
@@ -168,7 +169,7 @@ def main(arguments: list[str]) -> int:
         data = build_data(others)
         if not (data.train_annotations.is_file() and data.val_annotations.is_file()):
             data.prepare()
-        out = Path(own.get("out") or Path("outputs", "dataset", data.name))
+        out = Path(own.get("out") or Path("outputs", "dataset", redacted(data.name)))
         page = write_dataset_report(data, out, samples=int(samples))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -71,7 +71,7 @@ def test_a_misspelt_key_of_a_launcher_that_takes_any(command, tmp_path, sign):
     ("override", "said"),
     [
         ("hydra.sweeper.direction=foo", "Please set either 'minimize' or 'maximize' to direction."),
-        ("hydra.sweeper.storage=foo", "Could not parse SQLAlchemy URL from "),
+        ("hydra.sweeper.storage='sqlite://host/x'", "Invalid SQLite URL: sqlite://host/x"),
         ("+hydra.sweeper.sampler.sed=1", "TPESampler.__init__() got an unexpected keyword argument 'sed'"),
     ],
 )

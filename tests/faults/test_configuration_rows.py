@@ -349,9 +349,11 @@ def test_row_29_a_data_folder_named_by_the_environment_is_in_no_finding_and_no_r
     outcomes = [command("train", *custom(root), "limit_batches=1", "hydra.run.dir=run")]
     shutil.copytree("run", f"moved/{secret}")
     best = "ckpt='moved/${oc.env:MY_SECRET_TOKEN}/checkpoints/best.pt'"
-    outcomes += [command("eval", best, "report=true", "hydra.run.dir=evaluated")]
+    named = "data.name='my ${oc.env:MY_SECRET_TOKEN}'"
+    outcomes += [command("eval", best, named, "report=true", "hydra.run.dir=evaluated")]
     for outcome in outcomes:
         assert outcome.code == 0 and secret not in outcome.out + outcome.err, outcome.err
     assert f'"where": "{path.parents[1]}/$MY_SECRET_TOKEN/' in Path("run", "data_findings.json").read_text()
+    assert "on my $MY_SECRET_TOKEN</title>" in Path("evaluated", "report.html").read_text()
     for path in [*Path("run").rglob("*"), *Path("evaluated").rglob("*")]:
         assert path.is_dir() or secret.encode() not in path.read_bytes(), path

@@ -1,14 +1,19 @@
 """Secrets of the environment: no folder, file or line of ours ever holds one."""
 
+import json
 import logging
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import yaml
 
 from neo_model.config.command_line import main
-from neo_model.config.secrets import RedactingFilter, secrets_in_environment
+from neo_model.config.secrets import RedactingFilter
 from neo_model.engine import Runner
+from neo_model.reports import dataset
+from neo_model.reports.page import write_page
+from neo_model.utils.secrets import redacted, secrets_in_environment
 from tests.config.conftest import one_thread  # noqa: F401
 from tests.security.conftest import changed
 from tests.security.test_weight_files import checkpoint_of
@@ -117,6 +122,54 @@ def test_a_sweep_over_a_secret(capfd, tmp_path, monkeypatch):
     kept = everything_in(tmp_path / "run")
     assert "0_root-MY_API_KEY" in kept and "failed: ZeroDivisionError: no answer to $MY_API_KEY" in kept
     assert SECRET not in kept + "".join(capfd.readouterr())
+
+
+@pytest.mark.parametrize("job", ["train", "eval"])
+@pytest.mark.parametrize("printed", ["job", "all"])
+def test_a_configuration_printed_with_its_references_followed(capfd, tmp_path, monkeypatch, saved_config, job, printed):
+    monkeypatch.chdir(tmp_path)
+    path = checkpoint_of({"config": saved_config}, tmp_path / "best.pt")
+    arguments = {"train": [f"weights='{REFERENCE}'"], "eval": [f"ckpt={path}", f"compare='{REFERENCE}'"]}[job]
+    assert main(job, ["--cfg", printed, "--resolve", *arguments]) == 0
+    said = capfd.readouterr()
+    assert "$MY_API_KEY\n" in said.out and SECRET not in said.out + said.err
+
+
+def test_a_configuration_that_is_printed_and_refers_to_a_key_of_that_name(refused_command):
+    said = refused_command("train", "--cfg", "job", "--resolve", f"weights='${{{REFERENCE}}}'")
+    assert said.startswith("error: configuration: Interpolation key '$MY_API_KEY' not found; correct it, or set ")
+
+
+ODD = "it's <my> \"secret\" \\ & password"
+
+
+def test_a_page(tmp_path, monkeypatch):
+    monkeypatch.setenv("MY_PASSWORD", ODD)
+    facts, content = {f"fact of {ODD}": ODD}, {"rows": [{"class": f"a {ODD}"}], ODD: 1}
+    write_page(tmp_path / "page.html", "dataset.html.j2", title=f"of {ODD}", facts=facts, pictures=[], content=content)
+    text = (tmp_path / "page.html").read_text()
+    assert text.count("$MY_PASSWORD") == 6 and "secret" not in text
+
+
+def test_a_data_set_that_is_named_by_a_secret(capfd, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "images").mkdir()
+    content = {"images": [{"id": 1, "file_name": "1.png", "width": 256, "height": 144}], "annotations": [
+        {"id": 1, "image_id": 1, "category_id": 1, "bbox": [10, 10, 50, 50], "area": 2500, "iscrowd": 0}
+    ], "categories": [{"id": 1, "name": "cat"}]}  # fmt: skip
+    for split in ("train", "val"):
+        (tmp_path / f"instances_{split}.json").write_text(json.dumps(content))
+    assert dataset.main(["data=custom", "data.root=.", f"data.name='{REFERENCE}'", "samples=0"]) == 0
+    page = tmp_path / "outputs" / "dataset" / "$MY_API_KEY" / "dataset.html"
+    assert "<title>The data set $MY_API_KEY</title>" in page.read_text()
+    assert SECRET not in everything_in(tmp_path) + "".join(capfd.readouterr())
+
+
+@pytest.mark.parametrize("write", [json.dumps, yaml.safe_dump])
+def test_a_secret_with_characters_that_are_written_another_way(monkeypatch, write):
+    for odd in ("it's a 'password' of mine", 'a "password" of \\ mine', "# it's \"mine\", my 'password'"):
+        monkeypatch.setenv("MY_PASSWORD", odd)
+        assert "mine" not in redacted(write({"of": f"it is {odd}", "by itself": odd}))
 
 
 @pytest.mark.parametrize("start", ["/", "~", "."])

@@ -19,7 +19,7 @@ NO_DATABASE = "is no database that studies may be kept in; give sqlite:///FILE, 
 
 @needs_optuna
 @pytest.mark.parametrize(
-    "storage", ["redis://localhost/0", "rediss://localhost", "sqlite", "mssql://host/x", "3", "['sqlite:///x']", "{a: b}"]
+    "storage", ["redis://localhost", "rediss://localhost", "sqlite", "mssql://host/x", "3", "['sqlite:///x']", "{a: b}"]
 )
 def test_a_storage_that_is_no_sql_database(refused_command, storage):
     said = refused_command("train", *SEARCH, f"hydra.sweeper.storage={storage}")
