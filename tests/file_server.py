@@ -14,6 +14,7 @@ class Server(http.server.ThreadingHTTPServer):
         self.requests: list[tuple[str, str | None]] = []  # path and Range of each
         self.cuts: list[int] = []  # for each of the next responses: break off after so many bytes of its body
         self.failures: list[int] = []  # status codes to answer first
+        self.reason: str | None = None  # to give for them
         self.resumes = True
         self.tag: str | None = '"one"'
 
@@ -24,7 +25,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         server.requests.append((self.path, wanted))
         body = server.files.get(self.path)
         if server.failures:
-            return self.send_error(server.failures.pop(0))
+            return self.send_error(server.failures.pop(0), server.reason)
         if body is None:
             return self.send_error(404)
         start = 0

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from neo_model.utils import UserError
+from neo_model.utils.errors import visible
 from neo_model.utils.secrets import redacted, secrets_in_environment
 
 def secrets_in(plain: Any, key: str = "") -> Iterator[UserError]:
@@ -23,15 +24,16 @@ def secrets_in(plain: Any, key: str = "") -> Iterator[UserError]:
 
 
 class RedactingFilter(logging.Filter):
-    """Takes the environment's secrets out of the messages of a handler."""
+    """Takes the environment's secrets out of the messages of a handler, and what a terminal would obey: names of tensors,
+    classes and data sets are a stranger's words."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Rewrite the record's message and traceback if need be; it always passes."""
         message = record.getMessage()
-        clean = redacted(message)
+        clean = visible(redacted(message))
         if clean != message:
             record.msg, record.args = clean, ()
         if record.exc_info and not record.exc_text:
             # Formatters print this text instead of their own.
-            record.exc_text = redacted(logging.Formatter().formatException(record.exc_info))
+            record.exc_text = visible(redacted(logging.Formatter().formatException(record.exc_info)))
         return True

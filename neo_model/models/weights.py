@@ -34,6 +34,7 @@ OPTIONAL = re.compile(
 )
 # The names that transformers gives classes without any.
 UNNAMED = re.compile(r"LABEL_\d+")
+SAMPLINGS = ("bilinear", "discrete")
 # What some files number and others name.
 NAMED = (
     (re.compile(r"^((?:encoder|decoder)\.input_proj\.\d+)\.0\."), r"\1.conv."),
@@ -166,7 +167,7 @@ def _dict_in(content: dict, key: str) -> dict:
 def _say_another_sampling(path: str | Path, trained: str | None, model: nn.Module) -> None:
     """Warn where the same weights mean something else: no tensor's name or shape tells the ways of sampling apart."""
     ours = {module.sampling for module in model.modules() if isinstance(module, DeformableAttention)}
-    if trained is not None and ours and ours != {trained}:
+    if trained in SAMPLINGS and ours and ours != {trained}:
         advice = f"model.sampling={trained} predicts as it did"
         log.warning("%s: was trained with %s sampling, this model has %s; %s", path, trained, *ours, advice)
 

@@ -5,6 +5,7 @@ import io
 from pathlib import Path
 
 from neo_model.reports.sweep_jobs import FIGURES, RESULT_FILE, SweepJob
+from neo_model.utils.errors import visible
 
 TOP = 10
 UNKNOWN = "-"
@@ -55,7 +56,7 @@ def terminal_text(jobs: list[SweepJob], folder: Path) -> str:
         last = best.command or f"{folder / best.folder}, {COMMAND_UNKNOWN}"
     else:
         last = "no job has finished with an AP yet"
-    return "\n".join([f"{_summary(jobs)}: {folder / 'results.md'}", *lines, *more, f"best: {last}"])
+    return visible("\n".join([f"{_summary(jobs)}: {folder / 'results.md'}", *lines, *more, f"best: {last}"]))
 
 
 def winner(jobs: list[SweepJob]) -> SweepJob | None:

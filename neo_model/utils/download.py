@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from neo_model.utils.errors import UserError
+from neo_model.utils.errors import UserError, visible
 
 CHUNK_BYTES = 1 << 20
 TIMEOUT_SECONDS = 30
@@ -178,7 +178,8 @@ def _transfer(url: str, partial: _PartialFile, max_bytes: int, tries: int, first
                 remedy = "check the network and run the same command again, it goes on from here"
                 raise UserError(url, f"{problem}, {failures} times in a row", remedy)
             wait = first_wait * 2 ** max(failures - 1, 0)
-            tqdm.write(f"{partial.target.name}: {problem} at byte {partial.size:,}; trying again in {wait:g} s")
+            said = f"{partial.target.name}: {problem} at byte {partial.size:,}; trying again in {wait:g} s"
+            tqdm.write(visible(said))  # a server's words are a stranger's
             time.sleep(wait)
 
 

@@ -7,6 +7,11 @@ import re
 CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
+def visible(text: str) -> str:
+    """Text whose control characters are written out, as in "\\x1b", but for ends of lines and tabs."""
+    return CONTROL_CHARACTERS.sub(lambda found: found[0] if found[0] in "\n\t" else ascii(found[0])[1:-1], text)
+
+
 class UserError(Exception):
     """Something the user can put right; the command line prints it as one line and exits with code 2.
 
@@ -21,8 +26,7 @@ class UserError(Exception):
         self.where, self.cause, self.remedy = str(where), cause, remedy
 
     def __str__(self) -> str:
-        line = " ".join(f"{self.where}: {self.cause}; {self.remedy}".split())
-        return CONTROL_CHARACTERS.sub(lambda found: ascii(found[0])[1:-1], line)
+        return visible(" ".join(f"{self.where}: {self.cause}; {self.remedy}".split()))
 
 
 class UnreadableFile(UserError):

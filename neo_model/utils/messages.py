@@ -3,8 +3,10 @@
 import sys
 from contextlib import suppress
 
+from neo_model.utils.errors import visible
+
 
 def tell(text: str) -> None:
     """Print to stderr; where it cannot be written, to a full disk or a closed pipe, the work goes on."""
     with suppress(OSError):
-        print(text, file=sys.stderr, flush=True)
+        print(visible(text), file=sys.stderr, flush=True)
