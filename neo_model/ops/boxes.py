@@ -66,7 +66,9 @@ def pairwise_l1_giou(first_cxcywh: Tensor, second_cxcywh: Tensor) -> tuple[Tenso
     Returns:
         L1 [..., M, N] and GIoU [..., M, N].
     """
-    first, second = first_cxcywh[..., :, None, :].unbind(-1), second_cxcywh[..., None, :, :].unbind(-1)
+    # Each coordinate of all boxes side by side: every read of a matrix's row would skip the other three.
+    first, second = (boxes.movedim(-1, 0).contiguous() for boxes in (first_cxcywh, second_cxcywh))
+    first, second = first[..., :, None], second[..., None, :]
     distance = (first[0] - second[0]).abs_()
     for a, b in zip(first[1:], second[1:], strict=True):
         distance += (a - b).abs_()
