@@ -27,6 +27,7 @@ from neo_model.config.problems import raise_all
 from neo_model.config.recipe import tell_what_recipes_keep
 from neo_model.config.run_dir import check_unused, chosen_folder, new_folder
 from neo_model.config.schema import EVALUATION_SETTINGS
+from neo_model.config.secrets import filter_warnings
 from neo_model.utils import UserError
 from neo_model.utils.collecting import importing
 from neo_model.utils.files import is_there
@@ -46,6 +47,7 @@ def main(job: str, arguments: list[str] | None = None) -> int:
     ours passes through with its traceback.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
+    filter_warnings()
     try:
         options = _parse(arguments)
         if options.help:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from logging.handlers import MemoryHandler
 from pathlib import Path
 
-from neo_model.config.secrets import RedactingFilter
+from neo_model.config.secrets import REDACTING
 from neo_model.engine.console import ConsoleHandler
 from neo_model.utils import UserError
 from neo_model.utils.messages import tell
@@ -21,7 +21,7 @@ def run_log() -> Iterator[MemoryHandler]:
     console, file_log = ConsoleHandler(), MemoryHandler(capacity=1)
     log.setLevel(logging.INFO)
     for handler in (console, file_log):
-        handler.addFilter(RedactingFilter())
+        handler.addFilter(REDACTING)
         log.addHandler(handler)
     try:
         yield file_log

@@ -8,6 +8,7 @@ from neo_model.utils import UserError
 from neo_model.utils.errors import visible
 from neo_model.utils.secrets import redacted, secrets_in_environment
 
+
 def secrets_in(plain: Any, key: str = "") -> Iterator[UserError]:
     """An error for each text of a plain, unresolved configuration that spells out a secret of the environment."""
     if isinstance(plain, dict):
@@ -24,8 +25,10 @@ def secrets_in(plain: Any, key: str = "") -> Iterator[UserError]:
 
 
 class RedactingFilter(logging.Filter):
-    """Takes the environment's secrets out of the messages of a handler, and what a terminal would obey: names of tensors,
-    classes and data sets are a stranger's words."""
+    """Takes the environment's secrets out of a handler's messages, and what a terminal would obey.
+
+    Names of tensors, classes and data sets are a stranger's words.
+    """
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Rewrite the record's message and traceback if need be; it always passes."""
@@ -37,3 +40,11 @@ class RedactingFilter(logging.Filter):
             # Formatters print this text instead of their own.
             record.exc_text = visible(redacted(logging.Formatter().formatException(record.exc_info)))
         return True
+
+
+REDACTING = RedactingFilter()
+
+
+def filter_warnings() -> None:
+    """Have the warnings of commands without a log, which Python prints itself, pass the filter, too."""
+    logging.lastResort.addFilter(REDACTING)  # once, however often it is asked to

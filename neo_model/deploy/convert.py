@@ -146,8 +146,11 @@ def main(arguments: list[str]) -> int:
     if {"-h", "--help"} & set(arguments):
         print(HELP, end="")
         return 0
-    from neo_model.config.simple import read_settings  # an entry point's need; the functions above do without Hydra
+    # An entry point's need; the functions above do without Hydra.
+    from neo_model.config.secrets import filter_warnings
+    from neo_model.config.simple import read_settings
 
+    filter_warnings()
     try:
         settings = read_settings("convert", arguments, SETTINGS)
         convert(**settings)

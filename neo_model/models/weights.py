@@ -155,7 +155,7 @@ def read_weights(path: str | Path) -> WeightFile:
     named = isinstance(names, list) and all(isinstance(name, str) for name in names)
     sampling = model.get("sampling")
     return WeightFile(
-        _canonical(unwrap(content)), names if named else None, sampling if isinstance(sampling, str) else None
+        _canonical(unwrap(content)), names if named else None, sampling if sampling in SAMPLINGS else None
     )
 
 
@@ -167,7 +167,7 @@ def _dict_in(content: dict, key: str) -> dict:
 def _say_another_sampling(path: str | Path, trained: str | None, model: nn.Module) -> None:
     """Warn where the same weights mean something else: no tensor's name or shape tells the ways of sampling apart."""
     ours = {module.sampling for module in model.modules() if isinstance(module, DeformableAttention)}
-    if trained in SAMPLINGS and ours and ours != {trained}:
+    if trained is not None and ours and ours != {trained}:
         advice = f"model.sampling={trained} predicts as it did"
         log.warning("%s: was trained with %s sampling, this model has %s; %s", path, trained, *ours, advice)
 

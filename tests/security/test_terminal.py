@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import neo_model
+from neo_model.config.command_line import main
 from neo_model.config.run_log import LogFile, run_log
 from neo_model.config.secrets import RedactingFilter
 from neo_model.reports.sweep import main as report_sweep
@@ -87,3 +88,9 @@ def test_the_results_of_a_strangers_sweep(capfd, tmp_path):
     assert report_sweep([str(tmp_path)]) == 0
     said = capfd.readouterr().out
     assert r"failed: \x1b[2J\x1b]0;x\x07" in said and "\x1b" not in said
+
+
+def test_the_warnings_of_a_command_without_a_log(capfd):
+    assert main("eval", ["--help"]) == 0
+    logging.lastResort.handle(logging.makeLogRecord({"msg": f"a {ODD}", "levelno": logging.WARNING}))
+    assert capfd.readouterr().err == f"a {WRITTEN}\n"

@@ -17,7 +17,7 @@ from neo_model.config.restore import resumed_config
 from neo_model.deploy.convert import convert
 from neo_model.engine.checkpoint import read_checkpoint, write_checkpoint
 from neo_model.models.huggingface import read_safetensors
-from neo_model.models.weights import load_weights, read_tensors
+from neo_model.models.weights import read_tensors
 from neo_model.utils.sealed_file import write_sealed
 from tests.security.conftest import changed
 from tests.security.payloads import OPCODES, PAYLOADS, touching
@@ -227,12 +227,6 @@ def test_attributes_of_a_state_dict_are_left_behind(tmp_path):
     for weights in (content["model"], content["ema"]["module"]):
         layer.load_state_dict(weights)
         assert layer.weight.tolist() == [[1.0, 1.0]]
-
-
-def test_a_way_of_sampling_that_is_no_text(make_model, tmp_path):
-    model = make_model()
-    path = write(tmp_path / "w.pth", {"model": model.state_dict(), "config": {"model": {"sampling": [1]}}}, form="zip")
-    assert not load_weights(model, path).fresh
 
 
 def test_a_weight_file_whose_classes_are_not_counted(refusal, tmp_path):
