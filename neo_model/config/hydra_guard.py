@@ -33,8 +33,15 @@ NESTED_TARGETS = re.compile(r"optuna\.samplers\.[A-Z]\w*")
 PLUGIN_NODES = ("launcher", "sweeper")
 # What submitit's own nodes refer to. Both are texts to Hydra, and a sweep writes out the first before it starts.
 PLUGIN_REFERENCES = re.compile(r"\$\{hydra\.(sweep\.dir|job\.name)\}")
+# Node, key and default of the places where plugins write, and read what they take for their own.
+PLUGIN_PLACES = (
+    ("sweeper", "storage", None),
+    ("launcher", "temp_folder", None),
+    ("launcher", "submitit_folder", "${hydra.sweep.dir}/.submitit/%j"),
+)
 # Optuna unpickles what others, such as Redis, answer.
 SQL_STORAGE = re.compile(r"(sqlite|postgresql|mysql)(\+\w+)?://")
+PICKLING_SAMPLER = re.compile("cma", re.IGNORECASE)  # keeps its state in the study, as a pickle
 # All that differs from job to job in a name without slashes; other references may lead to anything in another job.
 SUBDIR_REFERENCES = re.compile(
     r"\$\{hydra\.job\.num\}|\$\{sweep_job_folder:\$\{hydra\.job\.num\},\$\{hydra\.job\.override_dirname\}\}"
@@ -105,25 +112,32 @@ def _secrets_in_plugins(own: DictConfig) -> Iterator[UserError]:
         yield from secrets_in(plain[name], f"hydra.{name}")
 
 
-def check_storage(config: DictConfig, overrides: list[Override]) -> None:
-    """Check where a search keeps its study: Optuna writes to any file or server that ``hydra.sweeper.storage`` names.
+def check_plugin_places(config: DictConfig, overrides: list[Override]) -> None:
+    """Check where plugins keep what they go on from: a search its study, launchers the pickles of their jobs.
 
     Args:
         config: a composed configuration, with Hydra's part.
         overrides: those of the command line.
 
     Raises:
-        UserError: it is no SQL database, or not the command line has named it.
+        UserError: a place is not as by default, and not the command line has named it; or a study's is no SQL database
+            or has its sampler read pickles from there.
     """
-    key = "hydra.sweeper.storage"
-    storage = config.hydra.sweeper.get("storage")
+    plain = OmegaConf.to_container(config.hydra)
+    named = {override.key_or_group for override in overrides if not override.is_delete()}
+    for node, name, default in PLUGIN_PLACES:
+        key = f"hydra.{node}.{name}"
+        if plain[node].get(name) not in (None, default) and key not in named:
+            raise UserError(key, "is set in a file", f"give {key}=... on the command line")
+    storage = plain["sweeper"].get("storage")
     if storage is None:
         return
     if not (isinstance(storage, str) and SQL_STORAGE.match(storage)):
         remedy = "give sqlite:///FILE, postgresql://... or mysql://..."
-        raise UserError(key, "is no database that studies may be kept in", remedy)
-    if not any(override.key_or_group == key and not override.is_delete() for override in overrides):
-        raise UserError(key, "is set in a file", f"give {key}=URL on the command line")
+        raise UserError("hydra.sweeper.storage", "is no database that studies may be kept in", remedy)
+    if PICKLING_SAMPLER.search(str(plain["sweeper"].get("sampler"))):
+        remedy = "choose another sampler, or leave the storage out"
+        raise UserError("hydra.sweeper.sampler", "would unpickle what the study holds", remedy)
 
 
 def _problems_of_folders(config: DictConfig) -> Iterator[UserError]:

@@ -8,7 +8,7 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
 from neo_model.config.compose import CONF, ROOT, compose_collecting, parse_overrides, without_hydra
-from neo_model.config.hydra_guard import check_composed_hydra, check_storage
+from neo_model.config.hydra_guard import check_composed_hydra, check_plugin_places
 from neo_model.config.problems import raise_all
 from neo_model.config.recipe import tell_what_recipes_keep
 from neo_model.config.targets import TARGET
@@ -28,7 +28,7 @@ def check_jobs(overrides: list[str], config_dir: str | None) -> DictConfig:
     start = [override.input_line for override in parsed if not override.is_sweep_override()]
     sweeper, _ = compose_collecting("train", start, config_dir=config_dir)
     check_composed_hydra(sweeper)
-    check_storage(sweeper, parsed)
+    check_plugin_places(sweeper, parsed)
     raise_all(_check_settings(sweeper.sweep))
     zipped = list(sweeper.sweep.zip)
     params = parse_overrides([f"{key}={value}" for key, value in (sweeper.hydra.sweeper.get("params") or {}).items()])

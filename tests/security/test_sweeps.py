@@ -38,7 +38,7 @@ def test_a_storage_on_the_command_line(refused_command, storage):
 def test_a_storage_in_a_file(refused_command, written, tmp_path, chosen):
     node = f"hydra: {{sweeper: {{storage: 'sqlite:///{tmp_path}/canary'}}}}"
     said = refused_command("train", *SEARCH, *written({"local/default.yaml": f"{WHOLE}{node}"}, [chosen]))
-    remedy = "give hydra.sweeper.storage=URL on the command line"
+    remedy = "give hydra.sweeper.storage=... on the command line"
     assert said == f"error: hydra.sweeper.storage: is set in a file; {remedy}\n"
 
 
@@ -48,6 +48,27 @@ def test_a_storage_in_a_file_that_claims_the_command_line(refused_command, writt
     node = f"hydra: {{overrides: {{hydra: ['{claimed}']}}, sweeper: {{storage: 'sqlite:///{tmp_path}/canary'}}}}"
     said = refused_command("train", *SEARCH, *written({"local/default.yaml": f"{WHOLE}{node}"}, []))
     assert said.startswith("error: hydra.sweeper.storage: is set in a file; ")
+
+
+@needs_optuna
+def test_a_study_whose_sampler_unpickles_what_it_holds(refused_command, written):
+    node = "hydra: {sweeper: {sampler: {_target_: optuna.samplers.CmaEsSampler}}}"
+    folder = written({"local/default.yaml": f"{WHOLE}{node}"}, [])
+    assert refused_command("train", *SEARCH, *AFTERWARDS, *folder).startswith("error: epochs: 0 is not ")
+    said = refused_command("train", *SEARCH, *folder, "hydra.sweeper.storage=sqlite:///x")
+    assert said.startswith("error: hydra.sweeper.sampler: would unpickle what the study holds; ")
+
+
+@pytest.mark.parametrize(("launcher", "key"), [("joblib", "temp_folder"), ("submitit_local", "submitit_folder")])
+def test_a_folder_of_jobs_pickles_in_a_file(refused_command, written, tmp_path, launcher, key):
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    node = f"hydra: {{launcher: {{{key}: '{tmp_path}/canary'}}}}"
+    sweep = ["-m", "seed=1,2", f"hydra/launcher={launcher}"]
+    said = refused_command("train", *sweep, *written({"local/default.yaml": f"{WHOLE}{node}"}, []))
+    assert said.startswith(f"error: hydra.launcher.{key}: is set in a file; ")
+    own = refused_command("train", *sweep, *AFTERWARDS, f"hydra.launcher.{key}=x")
+    assert own.startswith("error: epochs: 0 is not ")
 
 
 @needs_optuna
