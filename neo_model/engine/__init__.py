@@ -14,7 +14,7 @@ _HOME = {
     "RunSettings": "neo_model.engine.runner",
     "Runner": "neo_model.engine.runner",
     "TensorBoardLogger": "neo_model.engine.loggers",
-    "WandbLogger": "neo_model.engine.loggers",
+    "WandbLogger": "neo_model.engine.wandb_logger",
     "detect": "neo_model.engine.evaluation_loop",
     "evaluate": "neo_model.engine.evaluation_loop",
     "inference_form": "neo_model.engine.evaluation_loop",

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from neo_model.engine.loggers import TensorBoardLogger, WandbLogger
+from neo_model.engine.loggers import TensorBoardLogger
 from neo_model.engine.metrics_file import MetricsFile
+from neo_model.engine.wandb_logger import WandbLogger
 from tests.wandb_file import read_wandb
 
 CONFIG = {"model": {"depth": 18}, "sizes": [480, 270], "nothing": None}
@@ -149,7 +150,7 @@ def test_wandb_offline_holds_the_same(tmp_path, monkeypatch):
 
 def test_no_logger_no_slow_import():
     code = (
-        "import sys, neo_model.engine.loggers as l; l.TensorBoardLogger(); l.WandbLogger(project='p');"
+        "import sys, neo_model.engine as e; e.TensorBoardLogger(); e.WandbLogger(project='p');"
         "print([m for m in ('tensorboard', 'wandb') if m in sys.modules])"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout

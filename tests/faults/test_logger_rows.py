@@ -14,8 +14,9 @@ import pytest
 
 from neo_model.config.run_log import LogFile, run_log
 from neo_model.engine.console import ProgressLine
-from neo_model.engine.loggers import TensorBoardLogger, WandbLogger
+from neo_model.engine.loggers import TensorBoardLogger
 from neo_model.engine.metrics_file import MetricsFile, Rewound
+from neo_model.engine.wandb_logger import WandbLogger
 from neo_model.testing.failing_disk import FailingDisk, Operation
 from tests.engine.test_loggers import CONFIG, read_tensorboard, records
 
