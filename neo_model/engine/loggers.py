@@ -7,6 +7,7 @@ TensorBoard and W&B are imported when a logger starts, since they take seconds.
 import json
 import logging
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -41,7 +42,7 @@ class Logger:
         Args:
             run_dir: the run's folder, which exists.
             config: the run's configuration in plain containers, shown beside the curves.
-            resumed: which points of a resumed run stay; None for a new run.
+            resumed: which points of a resumed run stay: the logger brings its own to these; None for a new run.
         """
         self._active = True
         self._guarded(self._start, Path(run_dir), config, resumed)
@@ -63,7 +64,7 @@ class Logger:
         self._guarded(self._precision_curves, step, precisions)
 
     def flush(self) -> None:
-        """Write out what is waiting, so that a process killed after a checkpoint has lost no point before it."""
+        """Write out what is waiting, if that can be asked for."""
         self._guarded(self._flush)
 
     def close(self) -> None:
@@ -82,6 +83,7 @@ class Logger:
             self._active = False
             said = " ".join(str(error).split()) or type(error).__name__
             log.warning("%s is switched off for the rest of the run: %s", self.name, said)
+            self._abandon()
 
     def _is_outside(self, error: Exception) -> bool:
         """Whether it is what the outside world may do to this logger; anything else is our mistake and is raised."""
@@ -105,12 +107,19 @@ class Logger:
     def _flush(self) -> None:
         """Nothing waits unless a logger says so."""
 
+    def _abandon(self) -> None:
+        """Leave nothing behind that a later run in this process would meet; nothing is, unless a logger says so."""
+
     def _close(self) -> None:
         raise NotImplementedError
 
 
 class TensorBoardLogger(Logger):
-    """Event files in the run's ``tensorboard`` folder; a resumed run hides the points it is going to write again."""
+    """Event files in the run's ``tensorboard`` folder; a resumed run hides the points it is going to write again.
+
+    A file hides all points from a step on or none. So where an evaluation was recorded but not saved, and comes again,
+    the spread of ``matched_iou`` before it is lost; figures are taken from ``metrics.jsonl``.
+    """
 
     name = "TensorBoard"
 
@@ -122,12 +131,17 @@ class TensorBoardLogger(Logger):
         from torch.utils.tensorboard import SummaryWriter
 
         threading.excepthook = _report_unless_from_tensorboard
+        folder = run_dir / "tensorboard"
+        _name_before_now(folder)
         # The reader drops what older event files say from this step on. A run that starts may not be the first to do so
         # in its folder: an earlier one may have been killed before its first checkpoint.
-        first_step, records, _ = resumed or NOTHING_YET
-        self._writer = SummaryWriter(str(run_dir / "tensorboard"), purge_step=first_step)
-        for record in records:
-            self._scalars(record["step"], {k: v for k, v in record.items() if k != "step" and v is not None})
+        first_step = (resumed or NOTHING_YET).first_step
+        self._writer = SummaryWriter(str(folder), purge_step=first_step)
+        for record in (resumed or NOTHING_YET).records():
+            if record["step"] >= first_step:
+                self._scalars(record["step"], figures_of(record))
+        # Before `metrics.jsonl` is cut: a run killed in between finds there what it has to do once more.
+        self._writer.flush()
         if resumed is None:
             self._writer.add_text("config", f"```\n{json.dumps(config, indent=2, default=str)}\n```")
             self._compare_by(hyperparameters(config))
@@ -171,6 +185,11 @@ class TensorBoardLogger(Logger):
         self._writer.close()
 
 
+def figures_of(record: dict) -> dict[str, float]:
+    """What a record of ``metrics.jsonl`` gave a logger; figures that are not finite are not in it."""
+    return {name: value for name, value in record.items() if name != "step" and value is not None}
+
+
 def hyperparameters(config: dict) -> dict[str, bool | int | float | str]:
     """What runs are compared by: the plain values of a configuration that decide what is learnt, by dotted key."""
     flat = dict(_flat(config))
@@ -193,6 +212,18 @@ def _report_unless_from_tensorboard(arguments) -> None:
     """TensorBoard raises what its writing thread met in the calling thread too, where it is handled: once is enough."""
     if not type(arguments.thread).__module__.startswith("tensorboard."):
         _report_thread_exception(arguments)
+
+
+def _name_before_now(folder: Path) -> None:
+    """Rename event files that would come after one that is made now: TensorBoard reads them in the order of their names.
+
+    Names begin with the time in seconds, and the clock may have gone back since, or be that of another machine.
+    """
+    prefix = "events.out.tfevents."
+    paths = sorted(folder.glob(f"{prefix}*"))
+    if paths and paths[-1].name >= f"{prefix}{int(time.time()):010d}":
+        for number, path in enumerate(paths):
+            path.rename(folder / f"{prefix}{number:010d}.{path.name.removeprefix(prefix).partition('.')[2]}")
 
 
 def _image_summary(tag: str, image: np.ndarray):

@@ -4,6 +4,7 @@ import json
 import logging
 import math
 import os
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -16,14 +17,23 @@ ROUNDING = 1e-9  # of an epoch's fraction
 
 
 class Rewound(NamedTuple):
-    """Where loggers go on: their points from ``first_step`` on are void, but for these ``records`` of that step.
+    """Where loggers go on.
 
-    An evaluation at one of the steps ``evaluated`` was recorded before the resume, and comes once more.
+    Attributes:
+        first_step: their points from this step on are void, and come again or are among the records.
+        lines: all of ``metrics.jsonl`` that stays.
     """
 
     first_step: int
-    records: list[dict]
-    evaluated: frozenset[int] = frozenset()
+    lines: list[str]
+
+    def records(self) -> Iterator[dict]:
+        """What the lines say."""
+        return map(json.loads, self.lines)
+
+    def is_evaluated_at(self, step: int) -> bool:
+        """Whether an evaluation at this step stays."""
+        return any(record["step"] == step and _is_evaluation(record) for record in self.records())
 
 
 NOTHING_YET = Rewound(0, [])
@@ -45,42 +55,39 @@ class MetricsFile:
         # A process killed while writing leaves half a line, and a disk may take a part of one.
         self._may_be_broken = True
 
-    def rewind(self, step: int, epoch: float, *, unevaluated: bool = False) -> "Rewound":
-        """Drop what is beyond a point and lines that are no JSON, so that a resumed run writes no point twice.
+    def rewound(self, step: int, epoch: float, *, unevaluated: bool = False) -> Rewound:
+        """What stays of the file where a run goes on at a point: nothing beyond it, and no line that is no JSON.
 
-        The old file stays whole until the new one is.
+        The file itself is left as it is: see `keep`.
 
         Args:
             step, epoch: the last to keep, as `scalars` was given them.
             unevaluated: whether the evaluation at this point is yet to come; then one that is there already goes.
 
-        Returns:
-            from which step on the other loggers must forget their points, which points of it stay, and which
-            evaluations they have seen that are yet to come.
+        Raises:
+            UserError: the file may not be read.
+        """
+        kept, first_step = [], step + 1
+        for line in self._lines() if is_there(self.path) else []:
+            record = _record_of(line)
+            its_step, its_epoch = (record.get(key) for key in ("step", "epoch"))
+            is_evaluation_here = its_step == step and _is_evaluation(record)
+            # A skipped step leaves the number of steps as it is, but goes on in the epoch.
+            is_beyond = its_step is None or (its_step, its_epoch or 0.0) > (step, epoch + ROUNDING)
+            if not is_beyond and not (unevaluated and is_evaluation_here):
+                kept.append(line)
+            elif is_evaluation_here:
+                first_step = step
+        return Rewound(first_step, kept)
+
+    def keep(self, rewound: Rewound) -> None:
+        """Drop all else, so that a resumed run writes no point twice. The old file stays whole until the new one is.
 
         Raises:
             UserError: the disk refuses; nothing is lost.
         """
-        if not is_there(self.path):
-            return Rewound(step + 1, [])
-        kept, at_step, dropped_at_step, evaluated = [], [], False, set()
-        for line in self._lines():
-            record = _record_of(line)
-            its_step, its_epoch = (record.get(key) for key in ("step", "epoch"))
-            is_evaluation = any(name.startswith("val/") for name in record)
-            # A skipped step leaves the number of steps as it is, but goes on in the epoch.
-            if its_step is None or (its_step, its_epoch or 0.0) > (step, epoch + ROUNDING):
-                dropped_at_step |= its_step == step
-                evaluated |= {its_step} if is_evaluation else set()
-            elif unevaluated and its_step == step and is_evaluation:
-                dropped_at_step = True
-                evaluated.add(its_step)
-            else:
-                kept.append(line)
-                at_step += [record] if its_step == step else []
-        self._replace(kept)
-        first_step, records = (step, at_step) if dropped_at_step else (step + 1, [])
-        return Rewound(first_step, records, frozenset(evaluated))
+        if is_there(self.path):
+            self._replace(rewound.lines)
 
     def _lines(self) -> list[str]:
         try:
@@ -139,6 +146,10 @@ class MetricsFile:
         if not self._warned:
             self._warned = True
             log.warning("%s: cannot be written (%s); the run goes on, figures are lost meanwhile", self.path, error)
+
+
+def _is_evaluation(record: dict) -> bool:
+    return any(name.startswith("val/") for name in record)
 
 
 def number_or_none(value) -> float | int | None:

@@ -19,7 +19,7 @@ from neo_model.engine.console import ProgressLine
 from neo_model.engine.evaluation_loop import EvaluationPlan, evaluate, inference_form
 from neo_model.engine.hardware import Hardware
 from neo_model.engine.loggers import Logger
-from neo_model.engine.metrics_file import MetricsFile, Rewound
+from neo_model.engine.metrics_file import NOTHING_YET, MetricsFile
 from neo_model.engine.progress import Interrupted, Progress, StopRequest, unless_stopped
 from neo_model.engine.run_state import restore, telling_of_misfit, training_state, weights_state
 from neo_model.engine.showing import Showing
@@ -93,7 +93,7 @@ class Runner:
         self.checkpoints = CheckpointFolder(run_dir, settings.keep)
         self.metrics_file, self.loggers = MetricsFile(run_dir), loggers
         self.showing = Showing(self)
-        self._resumed: Rewound | None = None
+        self._is_resumed = False
         self._circumstances = circumstances(data, hardware)
         self._saved_at, self._saved_progress = time.monotonic(), None
         hardware.set_backends()
@@ -128,8 +128,6 @@ class Runner:
             Interrupted: Ctrl-C or SIGTERM, after the checkpoint, or after the error that kept it from being written.
             UserError: training diverged, an image cannot be used, or the disk is full.
         """
-        if self._resumed is None:
-            self.metrics_file.rewind(-1, 0.0)  # of a run that was killed before its first checkpoint
         self.checkpoints.remove_temporaries()
         with StopRequest() as stop:
             try:
@@ -147,9 +145,8 @@ class Runner:
         return max(self.progress.best_ap, 0.0)
 
     def _train_with_loggers(self, stop: StopRequest) -> None:
-        for logger in self.loggers:
-            logger.start(self.run_dir, self.config, self._resumed)
         try:
+            self._start_loggers()
             with ProgressLine(self.total_steps, self.progress.step) as line:
                 self._train(stop, line)
         finally:
@@ -157,9 +154,24 @@ class Runner:
             for logger in self.loggers:
                 logger.close()
 
+    def _start_loggers(self) -> None:
+        """Have all records end where the run goes on; the loggers' first, by what ``metrics.jsonl`` has been so far."""
+        progress, metrics_file = self.progress, self.metrics_file
+        if not self._is_resumed:
+            rewound = NOTHING_YET  # also where an earlier start was killed before its first checkpoint
+        else:
+            at = (progress.step, self._epochs_done())
+            rewound = metrics_file.rewound(*at, unevaluated=progress.unevaluated)
+            # With fewer epochs than before, the last may not have been one to evaluate after.
+            is_over = progress.epoch >= self.settings.epochs
+            progress.unevaluated |= is_over and not rewound.is_evaluated_at(progress.step)
+        for logger in self.loggers:
+            logger.start(self.run_dir, self.config, rewound if self._is_resumed else None)
+        metrics_file.keep(rewound)
+
     def _train(self, stop: StopRequest, line: ProgressLine) -> None:
         progress, plan, epochs = self.progress, self.plan, self.settings.epochs
-        if plan.at_start and progress.step == 0 and self._resumed is None:
+        if plan.at_start and progress.step == 0 and not self._is_resumed:
             progress.unevaluated = True
             self.save()  # a stop during this first evaluation has something to go on from, too
         if progress.unevaluated:
@@ -181,6 +193,8 @@ class Runner:
         while progress.batch < self.batches_per_epoch:
             piece = self.until_due(batches, stop)
             train_one_epoch(self.learner, piece, progress, self.hardware, recorder)
+            if progress.batch >= self.batches_per_epoch:
+                self.showing.matches()  # before a stop at this very step, after which nobody knows them
             if stop.signal_number is not None:
                 self.save()
                 raise Interrupted(stop.signal_number)
@@ -191,7 +205,6 @@ class Runner:
                 self.save()
             if asked:
                 log.info("saved %s at step %d", self.checkpoints.last, progress.step)
-        self.showing.matches()
 
     def _batches(self) -> Iterator:
         """What is left of the epoch in progress."""
@@ -303,4 +316,4 @@ class Runner:
             self.train_loader.restore_bad_images(content.get("bad_images", []))  # checkpoints of old have none
         if scheduler.last_epoch != content["scheduler"]["last_epoch"]:
             self.total_steps += progress.step - scheduler.last_epoch
-        self._resumed = self.metrics_file.rewind(progress.step, self._epochs_done(), unevaluated=progress.unevaluated)
+        self._is_resumed = True

@@ -49,8 +49,9 @@ class Showing:
             )
             for image, target in zip(images[:count], targets, strict=False)
         ]
+        # At the step that they are for: after a resume it comes again, and they with it.
         for logger in self._runner.loggers:
-            logger.images(self._runner.progress.step, "train", pictures)
+            logger.images(self._runner.progress.step + 1, "train", pictures)
 
     def note_matches(self, matched_ious: dict[str, torch.Tensor]) -> None:
         """Keep the IoUs of a step, on the device, for `matches`."""
@@ -59,7 +60,7 @@ class Showing:
                 self._ious[suffix.lstrip("_") or "last"].append(ious)
 
     def matches(self) -> None:
-        """How well the layers' matched boxes lie, of all that was noted since the last call."""
+        """How well the layers' matched boxes lie, of all that was noted since the last call or the last resume."""
         values = {f"matched_iou/{name}": torch.cat(parts).float().cpu().numpy() for name, parts in self._ious.items()}
         self._ious.clear()
         for logger in self._runner.loggers:

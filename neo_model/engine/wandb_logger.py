@@ -5,13 +5,15 @@ import os
 import re
 import secrets
 import shlex
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
-from neo_model.engine.loggers import HISTOGRAM_EDGES, Logger
+from neo_model.engine.loggers import HISTOGRAM_EDGES, Logger, figures_of
 from neo_model.engine.metrics_file import NOTHING_YET, Rewound
+from neo_model.engine.wandb_file import last_row
 from neo_model.utils import UserError
 from neo_model.utils.files import write_whole
 
@@ -24,6 +26,15 @@ UPLOAD_SECONDS = 60  # for what W&B has not uploaded by the end of a run: withou
 
 class WandbLogger(Logger):
     """A Weights & Biases run; its id is kept in ``wandb_id.txt``, so that a resumed run continues the same curves.
+
+    W&B counts its own steps: two for an optimizer step, one for its training and the next for the evaluation after it.
+    So its highest step tells of every point whether W&B has it, and at each start it is given those of
+    ``metrics.jsonl`` that it has not: a process that is killed takes with it what was not sent yet, or offline was not
+    on disk yet. Curves are drawn over ``step``, which counts optimizer steps. Pictures, and curves and AP of classes, are
+    not in ``metrics.jsonl``: after a kill the last may be missing.
+
+    Offline, every start adds a folder ``wandb/offline-run-*`` that goes on after those before it, so that all of them
+    together hold every point once.
 
     The API key comes from the environment (``WANDB_API_KEY``) or ``wandb login``, never from a configuration.
 
@@ -45,8 +56,8 @@ class WandbLogger(Logger):
             remedy = f"set the variable to one of {', '.join(WANDB_MODES)}, or unset it"
             raise UserError("WANDB_MODE", f"W&B has no mode {self._mode!r}", remedy)
         self._run = None
-        self._first_step = 0
-        self._evaluated: frozenset[int] = frozenset()
+        self._first_row = 0  # all before, W&B has
+        self._newest_row = 0
 
     def _is_outside(self, error: Exception) -> bool:
         # Not all that W&B raises is a wandb.Error: not where its own process has died, for one.
@@ -55,7 +66,6 @@ class WandbLogger(Logger):
     def _start(self, run_dir: Path, config: dict, resumed: Rewound | None) -> None:
         import wandb
 
-        self._evaluated = NOTHING_YET.evaluated if resumed is None else resumed.evaluated
         id_file = run_dir / "wandb_id.txt"
         run_id = ""
         if resumed is not None and id_file.exists():
@@ -73,11 +83,16 @@ class WandbLogger(Logger):
             config=config,
             settings=_wandb_settings(),
         )
-        self._first_step = getattr(self._run, "starting_step", None) or 0  # 0 offline, where it is not known
+        self._run.define_metric("*", step_metric="step")
+        if self._run.offline:  # then it does not know that it goes on
+            self._first_row = last_row(run_dir, run_id) + 1
+        else:
+            self._first_row = self._run.starting_step
+        for record in (resumed or NOTHING_YET).records():
+            self._scalars(record["step"], figures_of(record))
 
     def _scalars(self, step: int, values: dict[str, float]) -> None:
-        is_evaluation = any(name.startswith("val") for name in values)
-        self._log(step, values, is_new=is_evaluation, is_evaluation=is_evaluation)
+        self._log(step, values, is_evaluation=any(name.startswith("val") for name in values))
 
     def _images(self, step: int, tag: str, images: list[np.ndarray]) -> None:
         import wandb
@@ -90,7 +105,7 @@ class WandbLogger(Logger):
 
         edges = HISTOGRAM_EDGES
         spread = {name: wandb.Histogram(np_histogram=np.histogram(found, edges)) for name, found in values.items()}
-        self._log(step, spread, is_new=False)
+        self._log(step, spread)
 
     def _precision_curves(self, step: int, precisions: dict[str, np.ndarray]) -> None:
         import wandb
@@ -100,16 +115,18 @@ class WandbLogger(Logger):
         picture = wandb.plot.line_series(xs=recall, ys=shown, keys=names, title="precision over recall", xname="recall")
         self._log(step, {"val_precision": picture}, is_evaluation=True)
 
-    def _log(self, step: int, values: dict, *, is_new: bool = True, is_evaluation: bool = False) -> None:
-        """Log at a step, or at the first that W&B still takes: of a resumed run it ignores its last one and all before.
+    def _log(self, step: int, values: dict, *, is_evaluation: bool = False) -> None:
+        # W&B takes nothing before its newest row, such as a step that is skipped right after an evaluation.
+        row = max(2 * step + is_evaluation, self._newest_row)
+        if row >= self._first_row:
+            self._newest_row = row
+            self._run.log({"step": step} | values, step=row)
 
-        A run that was stopped while it evaluated has logged training at that very step. What it has logged already and
-        only repeats is not new, and is ignored, so that no point of a curve is there twice. An evaluation that the run
-        recorded but did not save is repeated, too; W&B has it, unless it knows of no step so late.
-        """
-        if is_evaluation and step in self._evaluated and not 0 < self._first_step <= step:
-            return
-        self._run.log(values, step=max(step, self._first_step) if is_new else step)
+    def _abandon(self) -> None:
+        # A run that is not finished is what W&B gives the next job of a sweep for a new one.
+        if self._run is not None:
+            with suppress(Exception):
+                self._run.finish()
 
     def _close(self) -> None:
         folder = Path(self._run.dir).parent

@@ -12,11 +12,17 @@ import pytest
 import torch
 
 from neo_model.engine.loggers import TensorBoardLogger
-from neo_model.engine.metrics_file import MetricsFile
+from neo_model.engine.metrics_file import MetricsFile, Rewound
 from neo_model.engine.wandb_logger import WandbLogger
-from tests.wandb_file import read_wandb
+from neo_model.engine.wandb_file import read_wandb
 
 CONFIG = {"model": {"depth": 18}, "sizes": [480, 270], "nothing": None}
+
+
+def rewind(metrics: MetricsFile, step: int, epoch: float, *, unevaluated: bool = False) -> Rewound:
+    rewound = metrics.rewound(step, epoch, unevaluated=unevaluated)
+    metrics.keep(rewound)
+    return rewound
 
 
 def records(run_dir) -> list[dict]:
@@ -43,14 +49,14 @@ def test_a_half_written_line_does_not_swallow_the_next(tmp_path):
 
 
 def test_truncating_before_the_first_line_does_nothing(tmp_path):
-    MetricsFile(tmp_path).rewind(10, 1)
+    rewind(MetricsFile(tmp_path), 10, 1)
     assert os.listdir(tmp_path) == []
 
 
 def test_a_byte_that_is_no_text_costs_its_line_only(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_bytes(b'{"step": 1, "epoch": 0}\n{"step": \xff\n{"step": 2, "epoch": 0}\n\xff')
-    MetricsFile(tmp_path).rewind(2, 1)
+    rewind(MetricsFile(tmp_path), 2, 1)
     assert path.read_bytes() == b'{"step": 1, "epoch": 0}\n{"step": 2, "epoch": 0}\n'
 
 
@@ -137,9 +143,9 @@ def test_wandb_offline_holds_the_same(tmp_path, monkeypatch):
             items = record.history.item
             history.append({".".join(item.nested_key) or item.key: json.loads(item.value_json) for item in items})
     assert (settings["epochs"], settings["optim"]) == (3, {"lr": 1e-4})
-    losses = [(row["_step"], row["epoch"], row["train/loss"]) for row in history if "train/loss" in row]
+    losses = [(row["step"], row["epoch"], row["train/loss"]) for row in history if "train/loss" in row]
     assert losses == [(step, step / 100, 300 - step) for step in range(1, 301)]
-    shown = {name: (row["_step"], value) for row in history for name, value in row.items()}
+    shown = {name: (row["step"], value) for row in history for name, value in row.items()}
     assert shown["train/pictures.count"] == (301, 2)
     assert (shown["train/pictures.width"], shown["train/pictures.height"]) == ((301, 64), (301, 36))
     assert all((path.parent / "files" / name).is_file() for name in shown["train/pictures.filenames"][1])

@@ -225,7 +225,7 @@ def test_loggers_are_shown_training_pictures_matches_and_classes(make_runner):
     runner.data.val_dataset = lambda overfit: []
     runner.run()
     seen = recorder.seen
-    assert [step for step, _ in seen["train"]] == [0, NUM_BATCHES]  # before the first step of each epoch
+    assert [step for step, _ in seen["train"]] == [1, NUM_BATCHES + 1]  # of the first step of each epoch
     (picture,) = seen["train"][0][1]
     image = next(iter(Batches().epoch(0)))[0][0].permute(1, 2, 0).numpy()
     assert picture.shape == image.shape and (picture != image).any() and (picture[-1] == image[-1]).all()

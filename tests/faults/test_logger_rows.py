@@ -3,10 +3,13 @@
 import contextlib
 import json
 import logging
+import math
 import os
+import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +19,10 @@ from neo_model.config.run_log import LogFile, run_log
 from neo_model.engine.console import ProgressLine
 from neo_model.engine.loggers import TensorBoardLogger
 from neo_model.engine.metrics_file import MetricsFile, Rewound
+from neo_model.engine.wandb_file import last_row, read_wandb
 from neo_model.engine.wandb_logger import WandbLogger
 from neo_model.testing.failing_disk import FailingDisk, Operation
-from tests.engine.test_loggers import CONFIG, read_tensorboard, records
+from tests.engine.test_loggers import CONFIG, read_tensorboard, records, rewind
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -138,9 +142,12 @@ def test_rows_37_and_38_wandb_works_offline_and_a_resumed_run_keeps_its_id(tmp_p
 
 
 class FakeWandb:
-    """In place of ``wandb.init``: a server with one run. It ignores what is logged before the run's current step."""
+    """In place of ``wandb.init``: a server with one run, and a client that sends a row when the next begins.
 
-    dir = "/runs/one two/wandb/run-1/files"
+    What is logged before the run's current step is ignored.
+    """
+
+    dir, offline = "/runs/one two/wandb/run-1/files", False
 
     def __init__(self, monkeypatch) -> None:
         self.ids, self.rows, self.is_reachable = [], {}, True
@@ -154,17 +161,32 @@ class FakeWandb:
         self.ids.append(id)
         self.settings = settings
         self.starting_step = self.current = max(self.rows, default=-1) + 1
+        self.row = {}  # a killed process takes it with it
         return self
 
+    def define_metric(self, name, *, step_metric):
+        assert (name, step_metric) == ("*", "step")
+
     def log(self, values, *, step):
-        if step >= self.current:
+        if step > self.current:
+            self._send()
             self.current = step
-            self.rows.setdefault(step, {}).update(values)
+        if step == self.current:
+            self.row |= values
+
+    def _send(self):
+        if self.row:
+            self.rows[self.current], self.row = self.row, {}
 
     def finish(self):
         if not self.is_reachable:
             assert 0 < self.settings.finish_timeout <= 120 and self.settings.finish_timeout_raises
             raise TimeoutError("Timed out finishing run.")
+        self._send()
+
+    def points(self, name: str) -> list[tuple]:
+        """A curve as the page shows it."""
+        return [(row["step"], row[name]) for row in self.rows.values() if name in row]
 
 
 def test_row_37_wandb_that_loses_its_network_lets_the_run_end_and_says_how_to_upload_the_rest(
@@ -220,7 +242,7 @@ def test_row_37_wandb_without_a_limit_to_its_waiting_is_used_as_it_is(tmp_path, 
     logger.start(tmp_path, CONFIG)
     logger.scalars(1, 0, {"train/loss": 1.0})
     logger.close()
-    assert caplog.records == [] and list(server.rows) == [1]
+    assert caplog.records == [] and list(server.rows) == [2]
 
 
 @pytest.mark.parametrize("fault", ["create .wandb_id.txt.*", "write .wandb_id.txt.*", "rename wandb_id.txt"])
@@ -253,7 +275,7 @@ def test_row_37_a_wandb_id_that_a_bad_disk_has_emptied_or_spoilt_is_replaced(tmp
     logger.start(tmp_path, CONFIG, Rewound(2, []))
     logger.scalars(2, 0, {"train/loss": 1.0})
     logger.close()
-    assert caplog.records == [] and list(server.rows) == [2]
+    assert caplog.records == [] and list(server.rows) == [4]
     assert server.ids == [(tmp_path / "wandb_id.txt").read_text()] and len(server.ids[0]) == 12
 
 
@@ -275,16 +297,16 @@ def test_row_38_wandb_of_a_run_stopped_while_it_evaluated_gets_the_evaluation_af
     resumed.scalars(4, 1.0, {"val_class_AP/cat": 0.25})
     resumed.precision_curves(4, {"val_precision/cat": np.linspace(1, 0, 101)})
     resumed.images(4, "val", picture)
-    resumed.images(4, "train", picture)  # of the next epoch
+    resumed.scalars(4, 1.2, {"train/skipped": 1.0})
+    resumed.images(5, "train", picture)
     resumed.scalars(6, 1.5, {"train/loss": 1 / 6})
     resumed.close()
-    assert list(server.rows) == [2, 4, 5, 6]  # a server takes nothing more at 4
-    after = server.rows[5]
-    assert (after["epoch"], after["val/AP"], after["val_class_AP/cat"]) == (1.0, 0.5, 0.25)
-    assert after.keys() >= {"val", "train", "val_precision"}
-    assert {step: row["train/loss"] for step, row in server.rows.items() if "train/loss" in row} == {
-        2: 1 / 2, 4: 1 / 4, 6: 1 / 6,
-    }  # fmt: skip
+    assert [row["step"] for row in server.rows.values()] == [2, 4, 4, 5, 6]
+    evaluation = list(server.rows.values())[2]
+    assert (evaluation["val/AP"], evaluation["val_class_AP/cat"]) == (0.5, 0.25)
+    assert evaluation.keys() >= {"val", "val_precision", "train/skipped"}
+    assert server.points("train/loss") == [(2, 1 / 2), (4, 1 / 4), (6, 1 / 6)]
+    assert [step for step, _ in server.points("train")] == [5]
 
 
 @pytest.mark.parametrize("saved_at", [4, 2])  # an older checkpoint, too, from which the evaluation is come to again
@@ -304,25 +326,86 @@ def test_row_38_wandb_of_a_run_that_could_not_save_its_evaluation_has_it_once(tm
     ended = wandb_run(tmp_path, None)
     train_and_evaluate(ended, (2, 4), 0.5)
     ended.close()
-    resumed = wandb_run(tmp_path, metrics.rewind(saved_at, saved_at / 4, unevaluated=saved_at == 4))
+    for _ in range(2):  # the first of these resumes does not come as far as to evaluate
+        resumed = wandb_run(tmp_path, rewind(metrics, saved_at, saved_at / 4, unevaluated=saved_at == 4))
     train_and_evaluate(resumed, () if saved_at == 4 else (4,), 0.75)
-    resumed.images(4, "train", picture)  # of the next epoch, which none has seen
+    resumed.images(5, "train", picture)  # of the next epoch, which none has seen
     resumed.scalars(8, 2.0, {"val/AP": 0.875})
     resumed.close()
-    assert {step: row["val/AP"] for step, row in server.rows.items() if "val/AP" in row} == {4: 0.5, 8: 0.875}
-    assert server.rows[5].keys() == {"train"} and server.rows[4].keys() >= {"val", "val_precision", "val_class_AP/cat"}
+    assert server.points("val/AP") == [(4, 0.5), (8, 0.875)]
+    assert [step for step, _ in server.points("val_class_AP/cat")] == [4] == [step for step, _ in server.points("val")]
+    assert [step for step, _ in server.points("train")] == [5]
     assert [(r["step"], r["val/AP"]) for r in records(tmp_path) if "val/AP" in r] == [(4, 0.75)]
 
 
-def test_row_38_wandb_that_was_off_when_an_evaluation_was_recorded_gets_it_after_the_resume(tmp_path, monkeypatch):
-    server = FakeWandb(monkeypatch)
-    first = wandb_run(tmp_path, None)
-    first.scalars(2, 0.5, {"train/loss": 0.5})
-    first.close()
-    resumed = wandb_run(tmp_path, Rewound(4, [], frozenset({4})))
-    resumed.scalars(4, 1.0, {"val/AP": 0.5})
+def test_row_38_wandb_is_given_again_what_a_killed_process_took_with_it(tmp_path, monkeypatch):
+    server, metrics = FakeWandb(monkeypatch), MetricsFile(tmp_path)
+
+    def record(logger: WandbLogger, step: int, values: dict[str, float]) -> None:
+        metrics.scalars(step, step / 4, values)
+        logger.scalars(step, step / 4, values)
+
+    def train_and_evaluate(logger: WandbLogger, steps: tuple[int, ...]) -> None:
+        for step in steps:
+            record(logger, step, {"train/loss": 1 / step, "train/undefined": math.nan})
+        record(logger, steps[-1], {"val/AP": steps[-1] / 8})
+
+    train_and_evaluate(wandb_run(tmp_path, None), (1, 2, 3, 4))
+    assert server.points("val/AP") == []  # as is the case with W&B's own client
+    del server.rows[6], server.rows[8]  # which sends every 15 s, too
+    resumed = wandb_run(tmp_path, rewind(metrics, 4, 1.0))
+    train_and_evaluate(resumed, (5, 6))
     resumed.close()
-    assert server.rows[4]["val/AP"] == 0.5
+    assert server.points("train/loss") == [(step, 1 / step) for step in (1, 2, 3, 4, 5, 6)]
+    assert server.points("val/AP") == [(4, 0.5), (6, 0.75)]
+    assert [step for step, _ in server.points("epoch")] == [1, 2, 3, 4, 4, 5, 6, 6]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("end", ["killed", "closed"])
+def test_row_38_the_folders_of_wandb_offline_hold_each_point_once_together(tmp_path, monkeypatch, end):
+    for name in ("WANDB_CONFIG_DIR", "WANDB_CACHE_DIR", "WANDB_DATA_DIR"):
+        monkeypatch.setenv(name, str(tmp_path / "home"))
+    life = """if True:
+        import os, signal, sys
+        from pathlib import Path
+        from neo_model.engine.metrics_file import MetricsFile
+        from neo_model.engine.wandb_logger import WandbLogger
+
+        run_dir, end, saved_at, *steps = Path(sys.argv[1]), sys.argv[2], *map(int, sys.argv[3:])
+        metrics, logger, rewound = MetricsFile(run_dir), WandbLogger(project="neo_model", mode="offline"), None
+        if saved_at:
+            rewound = metrics.rewound(saved_at, saved_at)
+            metrics.keep(rewound)
+        logger.start(run_dir, {}, rewound)
+        for step in steps:
+            for name in ("train/loss", "val/AP"):
+                metrics.scalars(step, step, {name: step})
+                logger.scalars(step, step, {name: step})
+        if end == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        logger.close()
+        """
+    for its_end, saved_at, steps in ((end, 0, (1, 2, 3)), (end, 2, (3, 4)), ("closed", 3, (4, 5))):
+        arguments = [str(tmp_path), its_end, str(saved_at), *map(str, steps)]
+        done = subprocess.run([sys.executable, "-c", life, *arguments], cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == (-signal.SIGKILL if its_end == "killed" else 0), done.stderr
+        time.sleep(1)  # folders are named by the second
+    rows = []
+    for path in sorted(tmp_path.glob("wandb/offline-run-*/run-*.wandb")):
+        for record in read_wandb(path):
+            items = record.history.item
+            rows.append({".".join(item.nested_key) or item.key: json.loads(item.value_json) for item in items})
+    for name in ("train/loss", "val/AP"):
+        assert [(row["step"], row[name]) for row in rows if name in row] == [(step, step) for step in (1, 2, 3, 4, 5)]
+
+
+def test_row_38_a_spoilt_file_of_wandb_is_read_up_to_where_it_is_spoilt(tmp_path):
+    folder = tmp_path / "wandb" / "run-1-ab"
+    folder.mkdir(parents=True)
+    for content in (b"", b":W&B", b"no W&B file", b":W&B\0\0\0" + bytes(9), b":W&B\0\0\0\0\0\0\0\x03\0\x01\xff\xff\xff"):
+        (folder / "run-ab.wandb").write_bytes(content)
+        assert last_row(tmp_path, "ab") == -1
 
 
 def test_row_38_wandb_of_a_killed_run_has_each_repeated_step_once(tmp_path, monkeypatch):
@@ -334,9 +417,29 @@ def test_row_38_wandb_of_a_killed_run_has_each_repeated_step_once(tmp_path, monk
             if step == 8:
                 logger.histograms(8, {"matched_iou/last": np.array([0.5])})
         logger.close()
-    points = [(step, row["train/loss"]) for step, row in server.rows.items() if "train/loss" in row]
-    assert points == [(step, 1 / step) for step in (2, 4, 6, 8, 10)]
-    assert [step for step, row in server.rows.items() if "matched_iou/last" in row] == [8]
+    assert server.points("train/loss") == [(step, 1 / step) for step in (2, 4, 6, 8, 10)]
+    assert [step for step, _ in server.points("matched_iou/last")] == [8]
+
+
+def test_row_37_a_wandb_run_that_is_switched_off_is_not_the_one_of_the_next_job(tmp_path, monkeypatch, caplog):
+    import wandb
+
+    server = FakeWandb(monkeypatch)
+    ended = []
+    monkeypatch.setattr(server, "finish", lambda: ended.append(server.ids[-1]))
+    with monkeypatch.context() as patch:
+        patch.setattr(server, "log", refuse_with(wandb.errors.CommError("no space")))
+        logger = wandb_run(tmp_path, None)
+        logger.scalars(1, 0, {"train/loss": 1.0})
+    logger.close()
+    assert ended == server.ids and len(caplog.records) == 1
+
+
+def refuse_with(error: Exception):
+    def refuse(*_, **__):
+        raise error
+
+    return refuse
 
 
 def test_row_38_tensorboard_of_a_resumed_run_has_each_step_once(tmp_path):
@@ -356,7 +459,7 @@ def test_row_38_a_line_of_other_types_is_dropped(tmp_path, line):
     metrics.scalars(1, 0.5, {"train/loss": 1.0})
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write(f"{line}\n")
-    metrics.rewind(1, 0.5)
+    rewind(metrics, 1, 0.5)
     assert [record["train/loss"] for record in records(tmp_path)] == [1.0]
 
 
@@ -367,7 +470,7 @@ def test_row_38_a_resumed_run_writes_no_point_twice_and_survives_a_half_written_
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 5, "ep')
     second = MetricsFile(tmp_path)
-    second.rewind(2, 0)
+    rewind(second, 2, 0)
     for step in (3, 4, 5):
         second.scalars(step, 0, {"train/loss": 10 * step})
     assert [(r["step"], r["train/loss"]) for r in records(tmp_path)] == [(1, 1), (2, 2), (3, 30), (4, 40), (5, 50)]
