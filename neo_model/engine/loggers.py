@@ -117,8 +117,8 @@ class Logger:
 class TensorBoardLogger(Logger):
     """Event files in the run's ``tensorboard`` folder; a resumed run hides the points it is going to write again.
 
-    A file hides all points from a step on or none. So where an evaluation was recorded but not saved, and comes again,
-    the spread of ``matched_iou`` before it is lost; figures are taken from ``metrics.jsonl``.
+    It hides all points from a step on. So where an evaluation was recorded but not saved, and comes again, the spread of
+    ``matched_iou`` at its step is lost; figures are taken from ``metrics.jsonl``.
     """
 
     name = "TensorBoard"
@@ -215,7 +215,7 @@ def _report_unless_from_tensorboard(arguments) -> None:
 
 
 def _name_before_now(folder: Path) -> None:
-    """Rename event files that would come after one that is made now: TensorBoard reads them in the order of their names.
+    """Rename event files that would come after one that is made now; TensorBoard reads them in the names' order.
 
     Names begin with the time in seconds, and the clock may have gone back since, or be that of another machine.
     """

@@ -30,8 +30,8 @@ class WandbLogger(Logger):
     W&B counts its own steps: two for an optimizer step, one for its training and the next for the evaluation after it.
     So its highest step tells of every point whether W&B has it, and at each start it is given those of
     ``metrics.jsonl`` that it has not: a process that is killed takes with it what was not sent yet, or offline was not
-    on disk yet. Curves are drawn over ``step``, which counts optimizer steps. Pictures, and curves and AP of classes, are
-    not in ``metrics.jsonl``: after a kill the last may be missing.
+    on disk yet. Curves are drawn over ``step``, which counts optimizer steps. Pictures, spreads, and curves and AP of
+    classes are not in ``metrics.jsonl``: after a kill the last may be missing.
 
     Offline, every start adds a folder ``wandb/offline-run-*`` that goes on after those before it, so that all of them
     together hold every point once.

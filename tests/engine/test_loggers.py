@@ -120,6 +120,22 @@ def test_pictures_keep_their_colors_in_tensorboard(tmp_path):
     assert red > 240 and max(green, blue) < 30
 
 
+def records_of_ended(path) -> list:
+    """The records of an ended run's ``.wandb`` file; W&B's own process writes the last after `finish` has returned."""
+    deadline = time.monotonic() + 20
+    while "exit" not in {record.WhichOneof("record_type") for record in read_wandb(path)} and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return list(read_wandb(path))
+
+
+def rows_of(path) -> list[dict]:
+    return [
+        {".".join(item.nested_key) or item.key: json.loads(item.value_json) for item in record.history.item}
+        for record in read_wandb(path)
+        if record.WhichOneof("record_type") == "history"
+    ]
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_wandb_offline_holds_the_same(tmp_path, monkeypatch):
     for name in ("WANDB_CONFIG_DIR", "WANDB_CACHE_DIR", "WANDB_DATA_DIR"):
@@ -133,15 +149,10 @@ def test_wandb_offline_holds_the_same(tmp_path, monkeypatch):
     logger.precision_curves(303, {"cat": np.linspace(1, 0, 101)})
     logger.close()
     (path,) = tmp_path.glob("wandb/offline-run-*/run-*.wandb")
-    deadline = time.monotonic() + 20  # W&B's own process writes the last records after `finish` has returned
-    while "exit" not in {record.WhichOneof("record_type") for record in read_wandb(path)} and time.monotonic() < deadline:
-        time.sleep(0.1)
-    history, settings = [], {}
-    for record in read_wandb(path):
+    settings = {}
+    for record in records_of_ended(path):
         settings |= {item.key: json.loads(item.value_json) for item in record.run.config.update}
-        if record.WhichOneof("record_type") == "history":
-            items = record.history.item
-            history.append({".".join(item.nested_key) or item.key: json.loads(item.value_json) for item in items})
+    history = rows_of(path)
     assert (settings["epochs"], settings["optim"]) == (3, {"lr": 1e-4})
     losses = [(row["step"], row["epoch"], row["train/loss"]) for row in history if "train/loss" in row]
     assert losses == [(step, step / 100, 300 - step) for step in range(1, 301)]

@@ -13,6 +13,7 @@ from neo_model.engine import EvaluationPlan, Runner, RunSettings, training_loop
 from neo_model.engine.checkpoint import read_checkpoint
 from neo_model.engine.hardware import Hardware
 from neo_model.engine.loggers import Logger
+from neo_model.engine.metrics_file import MetricsFile
 from neo_model.engine.progress import Interrupted
 from neo_model.evaluation import SUMMARY_KEYS
 from neo_model.losses import Criterion, HungarianMatcher
@@ -200,7 +201,8 @@ class Recorder(Logger):
     def keep(self, kind: str, step: int, entries) -> None:
         self.seen.setdefault(kind, []).append((step, entries))
 
-    def _start(self, *_) -> None: ...
+    def _start(self, run_dir, config, resumed) -> None:
+        self.resumed = resumed
 
     def _scalars(self, step, values) -> None:
         self.keep("scalars", step, values)
@@ -343,6 +345,53 @@ def test_ctrl_c_finishes_the_step_saves_and_tells_where(make_runner, signal_befo
     saved = read_checkpoint(runner.checkpoints.last)["progress"]
     assert (saved["epoch"], saved["batch"], saved["step"]) == (0, batches_done, batches_done // 2)
     assert runner.data.batches.closed
+
+
+def test_a_stop_at_the_last_step_of_an_epoch_shows_the_matches_before_it(make_runner):
+    runner, recorder = make_runner(accumulate=2, signal_before=NUM_BATCHES - 1), Recorder()
+    runner.loggers.append(recorder)
+    runner.plan = EvaluationPlan(pictures=0)
+    with pytest.raises(Interrupted):
+        runner.run()
+    ((step, spread),) = recorder.seen["histograms"]
+    assert step == NUM_BATCHES // 2 and len(spread["matched_iou/last"]) == NUM_BATCHES // 2
+
+
+def test_figures_are_cut_only_when_the_loggers_have_done_the_same(make_runner, monkeypatch, scripted_ap):
+    scripted_ap(0.5, 0.5)
+    with monkeypatch.context() as patch:
+        patch.setattr("neo_model.engine.runner.CheckpointFolder.save_best", refuse_to_save)
+        with pytest.raises(UserError, match="disk is full"):
+            make_runner(epochs=1).run()
+    for killed in (True, False):
+        runner, recorder = make_runner(epochs=1), Recorder()
+        runner.loggers.append(recorder)
+        runner.restore()
+        with monkeypatch.context() as patch:
+            if killed:
+                patch.setattr(MetricsFile, "keep", refuse_to_save)
+                with pytest.raises(UserError):
+                    runner.run()
+            else:
+                runner.showing.evaluation = lambda *_: None
+                runner.run()
+        assert recorder.resumed.first_step == NUM_BATCHES  # the evaluation there comes again
+    assert records(runner, "val/AP") == {NUM_BATCHES: 0.5}
+
+
+def refuse_to_save(*_):
+    raise UserError("best.pt", "the disk is full", "make room")
+
+
+def test_fewer_epochs_at_a_resume_still_end_with_an_evaluation(make_runner, scripted_ap):
+    with pytest.raises(Interrupted):
+        make_runner(epochs=4, every=2, signal_before=NUM_BATCHES).run()
+    scripted_ap(0.5)  # just one
+    for _ in range(2):
+        runner = make_runner(epochs=1, every=2)
+        runner.restore()
+        assert runner.run() == 0.5
+        assert records(runner, "val/AP") == {NUM_BATCHES: 0.5}
 
 
 def test_a_worse_evaluation_after_a_resume_does_not_replace_the_best(make_runner, scripted_ap):

@@ -19,10 +19,10 @@ from neo_model.config.run_log import LogFile, run_log
 from neo_model.engine.console import ProgressLine
 from neo_model.engine.loggers import TensorBoardLogger
 from neo_model.engine.metrics_file import MetricsFile, Rewound
-from neo_model.engine.wandb_file import last_row, read_wandb
+from neo_model.engine.wandb_file import last_row
 from neo_model.engine.wandb_logger import WandbLogger
 from neo_model.testing.failing_disk import FailingDisk, Operation
-from tests.engine.test_loggers import CONFIG, read_tensorboard, records, rewind
+from tests.engine.test_loggers import CONFIG, read_tensorboard, records, records_of_ended, rewind, rows_of
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -366,6 +366,7 @@ def test_row_38_wandb_is_given_again_what_a_killed_process_took_with_it(tmp_path
 def test_row_38_the_folders_of_wandb_offline_hold_each_point_once_together(tmp_path, monkeypatch, end):
     for name in ("WANDB_CONFIG_DIR", "WANDB_CACHE_DIR", "WANDB_DATA_DIR"):
         monkeypatch.setenv(name, str(tmp_path / "home"))
+    monkeypatch.delenv("WANDB_SERVICE", raising=False)  # of another test: a process of W&B that outlives the killed one
     life = """if True:
         import os, signal, sys
         from pathlib import Path
@@ -391,11 +392,9 @@ def test_row_38_the_folders_of_wandb_offline_hold_each_point_once_together(tmp_p
         done = subprocess.run([sys.executable, "-c", life, *arguments], cwd=ROOT, capture_output=True, text=True)
         assert done.returncode == (-signal.SIGKILL if its_end == "killed" else 0), done.stderr
         time.sleep(1)  # folders are named by the second
-    rows = []
-    for path in sorted(tmp_path.glob("wandb/offline-run-*/run-*.wandb")):
-        for record in read_wandb(path):
-            items = record.history.item
-            rows.append({".".join(item.nested_key) or item.key: json.loads(item.value_json) for item in items})
+    *_, last = folders = sorted(tmp_path.glob("wandb/offline-run-*/run-*.wandb"))
+    records_of_ended(last)
+    rows = [row for path in folders for row in rows_of(path)]
     for name in ("train/loss", "val/AP"):
         assert [(row["step"], row[name]) for row in rows if name in row] == [(step, step) for step in (1, 2, 3, 4, 5)]
 
@@ -403,7 +402,9 @@ def test_row_38_the_folders_of_wandb_offline_hold_each_point_once_together(tmp_p
 def test_row_38_a_spoilt_file_of_wandb_is_read_up_to_where_it_is_spoilt(tmp_path):
     folder = tmp_path / "wandb" / "run-1-ab"
     folder.mkdir(parents=True)
-    for content in (b"", b":W&B", b"no W&B file", b":W&B\0\0\0" + bytes(9), b":W&B\0\0\0\0\0\0\0\x03\0\x01\xff\xff\xff"):
+    head, entry = b":W&B\0\0\0", b"\0\0\0\0\x03\0\x01"
+    broken = (head + bytes(9), head + entry + b"\xff", head + entry + b"\xff\xff\xff")
+    for content in (b"", head[:4], b"no W&B file", *broken):
         (folder / "run-ab.wandb").write_bytes(content)
         assert last_row(tmp_path, "ab") == -1
 
@@ -451,6 +452,35 @@ def test_row_38_tensorboard_of_a_resumed_run_has_each_step_once(tmp_path):
         logger.close()
     points = [(e.step, e.value) for e in read_tensorboard(tmp_path).Scalars("train/loss")]
     assert points == [(1, 1), (2, 2), (3, 30), (4, 40), (5, 50)]
+
+
+def test_row_38_tensorboard_keeps_its_order_where_the_clock_has_gone_back(tmp_path, monkeypatch):
+    for life, hours in enumerate((0, 3, 2, -1)):
+        resumed = Rewound(life + 1, []) if life else None
+        with monkeypatch.context() as patch:
+            now = time.time() + 3600 * hours
+            patch.setattr("time.time", lambda now=now: now)
+            logger = TensorBoardLogger()
+            logger.start(tmp_path, CONFIG, resumed)
+            for step in range(life + 1, 6):
+                logger.scalars(step, 0, {"train/loss": life})
+            logger.close()
+    points = [(e.step, e.value) for e in read_tensorboard(tmp_path).Scalars("train/loss")]
+    assert points == [(1, 0), (2, 1), (3, 2), (4, 3), (5, 3)]
+
+
+def test_row_38_tensorboard_keeps_an_evaluation_that_a_skipped_step_followed(tmp_path):
+    metrics, logger = MetricsFile(tmp_path), TensorBoardLogger()
+    logger.start(tmp_path, CONFIG)
+    for epoch, values in ((1.0, {"val/AP": 0.5}), (1.25, {"train/skipped": 1.0})):
+        metrics.scalars(4, epoch, values)
+        logger.scalars(4, epoch, values)
+    logger.images(4, "val", [np.zeros((8, 8, 3), np.uint8)])
+    logger.close()
+    resumed = TensorBoardLogger()
+    resumed.start(tmp_path, CONFIG, rewind(metrics, 4, 1.0))
+    resumed.close()
+    assert [event.step for event in read_tensorboard(tmp_path).Images("val/0")] == [4]
 
 
 @pytest.mark.parametrize("line", ['{"step": "4", "epoch": 0.5}', '{"step": 1, "epoch": "a"}', '{"step": [1]}', "[1]"])
