@@ -249,20 +249,19 @@ def _print_saved(config: DictConfig, options: argparse.Namespace) -> int:
 
 
 def _hydra_command(job: str, arguments: list[str]) -> int:
-    """--cfg, --info and the like: Hydra itself reads the command line, prints and is done.
-
-    With --resolve it follows references to the environment; no secret there is shown.
-    """
+    """--cfg, --info and the like: Hydra itself reads the command line, prints and is done; no secret is shown."""
     import hydra
 
     sys.argv = [sys.argv[0], *arguments]
-    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # or Hydra prints what went wrong and exits
-    printed = io.StringIO()
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # or Hydra prints what went wrong and exits
+    printed, code = io.StringIO(), 0
     try:
         with redirect_stdout(printed):
             hydra.main(version_base=VERSION_BASE, config_path=str(CONF), config_name=job)(lambda config: None)()
     except OmegaConfBaseException as error:
         remedy = "correct it, or set the environment variable it names"
         raise UserError(str(error.full_key or "configuration"), str(error).splitlines()[0], remedy) from error
+    except SystemExit as done:  # of --hydra-help
+        code = done.code
     print(redacted(printed.getvalue()), end="")
-    return 0
+    return code

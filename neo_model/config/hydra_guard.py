@@ -17,6 +17,7 @@ from neo_model.config.secrets import secrets_in
 from neo_model.config.targets import TARGET, nested_references, nested_targets
 from neo_model.config.user_files import texts
 from neo_model.utils import UserError
+from neo_model.utils.errors import CONTROL_CHARACTERS
 
 PERMITTED = re.compile(r"hydra(\.run\.dir|\.sweep\.(dir|subdir)|[./](launcher|sweeper)(\..*)?)")
 # Hydra's own two, and those of the extras [optuna] and [launchers].
@@ -28,7 +29,6 @@ PLUGIN_TARGETS = re.compile(
 )
 # Commands that submitit would write into the script for Slurm.
 SHELL_KEYS = ("setup", "teardown", "additional_parameters", "python", "srun_args")
-CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f-\x9f]")  # after a line's end any other text is a command there as well
 NESTED_TARGETS = re.compile(r"optuna\.samplers\.[A-Z]\w*")
 PLUGIN_NODES = ("launcher", "sweeper")
 # What submitit's own nodes refer to. Both are texts to Hydra, and a sweep writes out the first before it starts.
@@ -202,7 +202,8 @@ def _refused_in_plugin(key: str, own: DictConfig, name: str) -> Iterator[str]:
     if plain.get("search_space"):
         yield f"{key}.search_space"  # what `params` was called before; it becomes overrides unchecked
     yield from (f"{key}.{name}" for name in SHELL_KEYS if plain.get(name))
-    controlling = (place for place, text in texts(key, plain) if CONTROL_CHARACTER.search(text))
+    # After a line's end any other text is a command in the script for Slurm as well.
+    controlling = (place for place, text in texts(key, plain) if CONTROL_CHARACTERS.search(text))
     yield from (f"a control character in {place}" for place in controlling)
     params = plain.get("params") or {}
     for param, value in params.items() if isinstance(params, dict) else ():

@@ -11,9 +11,8 @@ from omegaconf import DictConfig, OmegaConf
 from neo_model.config.schema import PATH_PREFIX
 from neo_model.config.targets import TARGET, find_class, nested_references, nested_targets
 from neo_model.utils import UserError
-from neo_model.utils.memory import is_out_of_memory
 
-TOO_LARGE = re.compile(r"overflow|int too (large|big)", re.IGNORECASE)  # what Python and torch say of a number
+TOO_LARGE = re.compile(r"CPUAllocator: can't allocate|overflow(ed with sizes| when unpacking)", re.IGNORECASE)  # torch's
 
 
 def instantiate(node: DictConfig | dict, *, key: str = "configuration", **supplied: Any) -> Any:
@@ -43,7 +42,7 @@ def instantiate(node: DictConfig | dict, *, key: str = "configuration", **suppli
         cause = error.__cause__
         if isinstance(cause, UserError):
             raise cause from error
-        if cause is not None and (is_out_of_memory(cause) or TOO_LARGE.search(str(cause))):
+        if isinstance(cause, OverflowError | MemoryError) or TOO_LARGE.search(str(cause)):
             said = str(cause).partition("\n")[0]
             raise UserError(key, f"has sizes that do not fit into memory ({said})", "make them smaller") from error
         if isinstance(cause, ValueError):

@@ -17,8 +17,9 @@ MOST_BYTES = 1_000_000
 STANDARD_TAG = "tag:yaml.org,2002:"
 STANDARD_TYPES = {"null", "bool", "int", "float", "str", "seq", "map", "merge", "value"}
 DEFAULTS = "defaults"  # the list of further files to read
-# Out of the folder, by the system's root too; or whatever a reference stands for by the time that Hydra reads the list.
-LEADS_ELSEWHERE = re.compile(r"\.\.|//|\$\{")
+# Out of the folder, by the system's root too; or whatever a reference stands for by the time that Hydra reads the list,
+# unless it is to another choice.
+LEADS_ELSEWHERE = re.compile(r"\.\.|//|\$\{(?![\w/]+\})")
 
 
 class _Loader(get_yaml_loader()):
@@ -33,6 +34,11 @@ class _Loader(get_yaml_loader()):
             kind = node.tag.removeprefix(STANDARD_TAG)
             raise yaml.constructor.ConstructorError(None, None, f"no usable {kind}", node.start_mark) from error
         return value
+
+    def construct_mapping(self, node: yaml.Node, deep: bool = False) -> Any:
+        if not isinstance(node, yaml.MappingNode):
+            raise yaml.constructor.ConstructorError(None, None, "no usable map", node.start_mark)
+        return super().construct_mapping(node, deep)
 
 
 def check_user_files(folder: Path) -> None:

@@ -67,9 +67,10 @@ def read_checkpoint(path: str | Path) -> dict:
     check_plain(path, "config", content["config"])
     check_classes_entry(path, content["classes"])
     check_state_entries(path, content["model"], content.setdefault("ema", None))
-    for holder, key in ((content, "model"), (content["ema"] or {}, "module")):
-        if key in holder:
-            holder[key] = dict(holder[key])  # without the attributes of an OrderedDict, which torch would obey
+    # Without the attributes of an OrderedDict, which torch would obey.
+    content["model"] = dict(content["model"])
+    if content["ema"] is not None:
+        content["ema"]["module"] = dict(content["ema"]["module"])
     if "progress" in content:
         check_progress_entry(path, content["progress"])
     return content

@@ -45,7 +45,11 @@ class Logger:
             resumed: which points of a resumed run stay: the logger brings its own to these; None for a new run.
         """
         self._active = True
-        self._guarded(self._start, Path(run_dir), config, resumed)
+        try:
+            self._guarded(self._start, Path(run_dir), config, resumed)
+        except BaseException:  # there is nothing to write to or to close
+            self._active = False
+            raise
 
     def scalars(self, step: int, epoch: float, values: dict[str, float]) -> None:
         """Record figures by name, such as ``train/loss``, at an optimizer step."""
@@ -117,8 +121,9 @@ class Logger:
 class TensorBoardLogger(Logger):
     """Event files in the run's ``tensorboard`` folder; a resumed run hides the points it is going to write again.
 
-    It hides all points from a step on. So where an evaluation was recorded but not saved, and comes again, the spread of
-    ``matched_iou`` at its step is lost; figures are taken from ``metrics.jsonl``.
+    It hides all points from a step on. So where an evaluation was recorded but not saved, and comes again, the spread
+    of ``matched_iou`` at its step is lost; figures are taken from ``metrics.jsonl``. A skipped step right behind the
+    checkpoint leaves the number of steps as it is, and is there twice.
     """
 
     name = "TensorBoard"

@@ -85,15 +85,14 @@ def telling_of_misfit(path: Path, entry: str) -> Iterator[None]:
 
 def _restore_optimizer(saved: dict, optimizer: Optimizer) -> None:
     """Take over what the steps so far have left; the settings are those of this run, which were compared before."""
-    settings = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
-    optimizer.load_state_dict(saved)
-    for group, own in zip(optimizer.param_groups, settings, strict=True):
-        group |= own
+    pairs = zip(optimizer.param_groups, saved["param_groups"], strict=True)
+    optimizer.load_state_dict(saved | {"param_groups": [own | {"params": group["params"]} for own, group in pairs]})
     for parameter, state in optimizer.state.items():
         for name in ("exp_avg", "exp_avg_sq"):
             if state[name].shape != parameter.shape:
                 raise ValueError(f"{name} has shape {tuple(state[name].shape)}, its weights {tuple(parameter.shape)}")
-        state["step"] = state["step"].reshape(())
+        if state["step"].numel() != 1:
+            raise ValueError(f"step has {state['step'].numel()} values")
 
 
 def _restore_progress(saved: dict, progress: Progress) -> None:

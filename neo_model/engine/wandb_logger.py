@@ -20,7 +20,8 @@ from neo_model.utils.files import write_whole
 log = logging.getLogger(__name__)
 
 OWN_ID = re.compile("[0-9a-f]{12}")
-WANDB_MODES = ("online", "offline", "shared", "disabled", "dryrun", "run")  # all that W&B's own variable may say
+SHARED = "shared"  # several processes write to one run: W&B numbers its rows itself, so what it has cannot be told
+WANDB_MODES = ("online", "offline", SHARED, "disabled", "dryrun", "run")  # all that W&B's own variable may say
 UPLOAD_SECONDS = 60  # for what W&B has not uploaded by the end of a run: without a network it would wait for ever
 
 
@@ -87,7 +88,9 @@ class WandbLogger(Logger):
         if self._run.offline:  # then it does not know that it goes on
             self._first_row = last_row(run_dir, run_id) + 1
         else:
-            self._first_row = self._run.starting_step
+            self._first_row = self._run.starting_step or 0
+        if self._mode == SHARED:
+            return
         for record in (resumed or NOTHING_YET).records():
             self._scalars(record["step"], figures_of(record))
 

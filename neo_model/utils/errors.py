@@ -5,11 +5,13 @@ import re
 # A terminal obeys these: they could hide an error that quotes a stranger's file, or write elsewhere. And halves of a
 # UTF-16 pair, which JSON may hold and no file or terminal takes.
 CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+# And what turns the direction of a line, or ends it.
+NOT_SHOWN = re.compile(rf"{CONTROL_CHARACTERS.pattern}|[\u2028-\u202e\u2066-\u2069]")
 
 
 def visible(text: str) -> str:
     """Text whose control characters are written out, as in "\\x1b", but for ends of lines and tabs."""
-    return CONTROL_CHARACTERS.sub(lambda found: found[0] if found[0] in "\n\t" else ascii(found[0])[1:-1], text)
+    return NOT_SHOWN.sub(lambda found: found[0] if found[0] in "\n\t" else ascii(found[0])[1:-1], text)
 
 
 class UserError(Exception):

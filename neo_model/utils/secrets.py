@@ -26,9 +26,16 @@ def _is_path(value: str) -> bool:
 def redacted(text: str) -> str:
     """Text with the environment's secrets replaced by the names of their variables.
 
-    YAML and JSON write some characters another way: a secret that has them is found in texts of these, too.
+    YAML and JSON write some characters another way, and YAML breaks lines at spaces: a secret that has them is found in
+    texts of these, too.
     """
     for name, value in secrets_in_environment().items():
-        for written in (value, value.replace("'", "''"), json.dumps(value)[1:-1]):
-            text = text.replace(written, f"${name}")
+        quoted = (json.dumps(value, ensure_ascii=ascii_only)[1:-1] for ascii_only in (True, False))
+        for written in (value, value.replace("'", "''"), *quoted):
+            if written in text:
+                text = text.replace(written, f"${name}")
+            elif " " in written:
+                # Within quotes a broken line ends with a backslash, and the next begins with one.
+                pattern = r"\\?\s+(?:\\ )?".join(map(re.escape, written.split()))
+                text = re.sub(pattern, f"${name}", text)
     return text

@@ -13,8 +13,8 @@ import torch
 
 from neo_model.engine.loggers import TensorBoardLogger
 from neo_model.engine.metrics_file import MetricsFile, Rewound
-from neo_model.engine.wandb_logger import WandbLogger
 from neo_model.engine.wandb_file import read_wandb
+from neo_model.engine.wandb_logger import WandbLogger
 
 CONFIG = {"model": {"depth": 18}, "sizes": [480, 270], "nothing": None}
 

@@ -474,14 +474,22 @@ SPOILT = {
 
 def test_the_optimizers_settings_are_the_runs_whatever_a_checkpoint_says_of_them(make_runner, saved):
     for group in saved["optimizer"]["param_groups"]:
-        group.update(lr=5.0, weight_decay="much")
+        group.update(lr=5.0, weight_decay="much", fused=False)
         del group["betas"]
+    fresh = make_runner(epochs=1).learner.optimizer.param_groups
+    parameters = [parameter for group in fresh for parameter in group["params"]]
+    saved["optimizer"]["state"] = {
+        number: dict.fromkeys(MOMENTS, torch.zeros_like(parameter)) | {"step": torch.tensor(3.0, dtype=torch.float64)}
+        for number, parameter in enumerate(parameters)
+    }
     runner = make_runner(epochs=1)
     torch.save(saved, runner.checkpoints.last)
     runner.restore()
-    fresh = make_runner(epochs=1).learner.optimizer.param_groups
     for group, own in zip(runner.learner.optimizer.param_groups, fresh, strict=True):
         assert {key: group[key] for key in own if key != "params"} == {key: own[key] for key in own if key != "params"}
+    # As the fused kernel wants it.
+    steps = [state["step"] for state in runner.learner.optimizer.state.values()]
+    assert len(steps) == len(parameters) and {(step.dtype, step.item()) for step in steps} == {(torch.float32, 3.0)}
 
 
 @pytest.fixture

@@ -135,6 +135,12 @@ def test_a_configuration_printed_with_its_references_followed(capfd, tmp_path, m
     assert "$MY_API_KEY\n" in said.out and SECRET not in said.out + said.err
 
 
+@pytest.mark.parametrize("option", ["--hydra-help", "--info", "--shell-completion"])
+def test_what_else_hydra_prints_is_printed(capfd, option):
+    assert main("train", [option, "install=bash"] if option == "--shell-completion" else [option]) == 0
+    assert capfd.readouterr().out.strip()
+
+
 def test_a_configuration_that_is_printed_and_refers_to_a_key_of_that_name(refused_command):
     said = refused_command("train", "--cfg", "job", "--resolve", f"weights='${{{REFERENCE}}}'")
     assert said.startswith("error: configuration: Interpolation key '$MY_API_KEY' not found; correct it, or set ")
@@ -165,11 +171,22 @@ def test_a_data_set_that_is_named_by_a_secret(capfd, tmp_path, monkeypatch):
     assert SECRET not in everything_in(tmp_path) + "".join(capfd.readouterr())
 
 
-@pytest.mark.parametrize("write", [json.dumps, yaml.safe_dump])
-def test_a_secret_with_characters_that_are_written_another_way(monkeypatch, write):
-    for odd in ("it's a 'password' of mine", 'a "password" of \\ mine', "# it's \"mine\", my 'password'"):
-        monkeypatch.setenv("MY_PASSWORD", odd)
-        assert "mine" not in redacted(write({"of": f"it is {odd}", "by itself": odd}))
+def yaml_of(content: dict) -> str:
+    return yaml.safe_dump(content, allow_unicode=True)  # as OmegaConf does
+
+
+@pytest.mark.parametrize("write", [json.dumps, yaml.safe_dump, yaml_of])
+@pytest.mark.parametrize(
+    "odd",
+    [
+        "it's a 'password' of mine", 'a "password" of \\ mine', "# it's \"mine\", my 'password'",
+        "mine in caf\u00e9 it's\ta \"secret\" one", "mine is mine " * 12 + "and mine",
+        "caf\u00e9\t\"mine\" is mine " * 12 + "and mine",
+    ],
+)  # fmt: skip
+def test_a_secret_with_characters_that_are_written_another_way(monkeypatch, write, odd):
+    monkeypatch.setenv("MY_PASSWORD", odd)
+    assert "mine" not in redacted(write({"of": f"it is {odd}", "by itself": odd}))
 
 
 @pytest.mark.parametrize("start", ["/", "~", "."])

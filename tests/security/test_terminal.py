@@ -14,8 +14,8 @@ from neo_model.reports.sweep import main as report_sweep
 from neo_model.utils.download import download
 from neo_model.utils.messages import tell
 
-ODD = "\x1b[2J\x1b]0;x\x07\r\x9b31m\x7f"
-WRITTEN = r"\x1b[2J\x1b]0;x\x07\r\x9b31m\x7f"
+ODD = "\x1b[2J\x1b]0;x\x07\r\x9b31m\x7f\u202e\u2028"
+WRITTEN = r"\x1b[2J\x1b]0;x\x07\r\x9b31m\x7f\u202e\u2028"
 
 
 @pytest.fixture
@@ -90,7 +90,8 @@ def test_the_results_of_a_strangers_sweep(capfd, tmp_path):
     assert r"failed: \x1b[2J\x1b]0;x\x07" in said and "\x1b" not in said
 
 
-def test_the_warnings_of_a_command_without_a_log(capfd):
+def test_the_warnings_of_a_command_without_a_log(capfd, monkeypatch):
+    monkeypatch.setattr(logging.lastResort, "filters", [])
     assert main("eval", ["--help"]) == 0
     logging.lastResort.handle(logging.makeLogRecord({"msg": f"a {ODD}", "levelno": logging.WARNING}))
     assert capfd.readouterr().err == f"a {WRITTEN}\n"

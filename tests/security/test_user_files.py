@@ -17,6 +17,8 @@ VALUES = {
     "no number": ("!!float x", "is not YAML in line 2 (no usable float); correct the file"),
     "no time": ("!!timestamp x", "asks for an object of type 'timestamp'; use plain values only"),
     "a time": ("!!timestamp 2020-01-01", "asks for an object of type 'timestamp'; use plain values only"),
+    "no dictionary": ("!!map x", "is not YAML in line 2 (no usable map); correct the file"),
+    "a list as a dictionary": ("!!map [[b, c]]", "is not YAML in line 2 (no usable map); correct the file"),
     "many digits": (LONG, "is not YAML in line 2 (no usable int); correct the file"),
     "many digits once it is written": (f"0x{LONG}", "is not YAML in line 2 (no usable int); correct the file"),
     "many digits by sixties": ("1" + ":59" * 3000, "is not YAML in line 2 (no usable int); correct the file"),
@@ -56,6 +58,14 @@ def test_defaults_that_lead_out_of_the_folder(refused_command, written, tmp_path
     said = refused_command("train", *written({"experiments/evil.yaml": text}, ["experiments=evil"]))
     cause = "' among its defaults, which may lead out of the folder; name files of the folder or of conf/\n"
     assert "/experiments/evil.yaml: has '" in said and said.endswith(cause)
+
+
+def test_defaults_that_hang_on_another_choice(refused_command, written):
+    files = {
+        "experiments/own.yaml": f"{WHOLE}defaults: [{{/own: '${{data}}_default'}}]",
+        "own/shapes_default.yaml": f"{WHOLE}epochs: 0",
+    }
+    assert "epochs: 0 is not" in refused_command("train", *written(files, ["experiments=own"]))
 
 
 def test_defaults_within_the_folder(refused_command, written):

@@ -13,11 +13,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from neo_model.config.instantiate import instantiate
 from neo_model.config.restore import resumed_config
 from neo_model.deploy.convert import convert
 from neo_model.engine.checkpoint import read_checkpoint, write_checkpoint
 from neo_model.models.huggingface import read_safetensors
 from neo_model.models.weights import read_tensors
+from neo_model.optim import Constant
 from neo_model.utils.sealed_file import write_sealed
 from tests.security.conftest import changed
 from tests.security.payloads import OPCODES, PAYLOADS, touching
@@ -242,9 +244,17 @@ def test_class_names_of_hugging_face_that_a_terminal_would_obey(refusal, tmp_pat
     assert "config.json: has class names with control characters" in refusal(lambda: read_safetensors(tmp_path))
 
 
-@pytest.mark.parametrize("dim", [2**40, 2**62, 2**63, 2**80])
-def test_sizes_that_fill_the_memory(refused_command, tmp_path, saved_config, dim):
-    config = changed(saved_config, "model.encoder_dim", dim)
-    path = checkpoint_of({"config": config}, tmp_path / "best.pt")
-    # 2**80 is told of as it is checked.
-    assert "error: model" in refused_command("eval", f"ckpt={path}")
+def test_sizes_that_fill_the_memory(refused_command, tmp_path, saved_config):
+    path = checkpoint_of({"config": changed(saved_config, "model.encoder_dim", 2**30)}, tmp_path / "best.pt")
+    said = refused_command("eval", f"ckpt={path}")
+    assert "error: model: has sizes that do not fit into memory (" in said and said.endswith("; make them smaller\n")
+    path = checkpoint_of({"config": changed(saved_config, "model.encoder_dim", 2**40)}, tmp_path / "best.pt")
+    assert "error: model.encoder_dim: 1099511627776 is not a whole number" in refused_command("eval", f"ckpt={path}")
+
+
+@pytest.mark.parametrize("number", [2**40, 2**62, 2**63, 2**80])
+def test_numbers_too_large_for_torch_itself(refusal, number):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Constant, "__init__", lambda self: torch.empty(number, number).fill_(1))
+        said = refusal(lambda: instantiate({"_target_": "neo_model.optim.Constant"}, key="schedule"))
+    assert said.startswith("schedule: has sizes that do not fit into memory (")
