@@ -30,7 +30,7 @@ from neo_model.engine.training_loop import Batch, train_one_epoch
 from neo_model.optim import AdamW, Constant, Ema
 
 WAIT, REST = "waiting for a batch", "everything else"
-LOOP, BESIDE = "loop, all of it", "loss, clipping and loop"
+LOOP, BESIDE = "loop, all of it", "loss, gradient's norm and loop"
 SHARE = f"{BESIDE}, share of the step"
 
 
@@ -53,7 +53,7 @@ def run(arguments: argparse.Namespace) -> Report:
     of_loop = [part for part in steps[-1] if part not in ("step", *PARTS)]
     for step in steps:
         step[LOOP] = sum(step[part] for part in of_loop)
-        step[BESIDE] = step["loss"] + step["clipping"] + step[LOOP]
+        step[BESIDE] = step["loss"] + step["gradient's norm"] + step[LOOP]
         step[SHARE] = step[BESIDE] / step["step"]
     order = ["step", *PARTS, BESIDE, SHARE, LOOP, *of_loop]
     timings = timings_of_parts(order, steps, retakes=retakes, disturbed=disturbed)

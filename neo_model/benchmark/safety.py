@@ -21,7 +21,7 @@ from neo_model.benchmark.table import Report, Row, Table
 from neo_model.engine import Runner
 from neo_model.engine.batch_norm import BatchNormStatistics
 from neo_model.engine.progress import StopRequest
-from neo_model.engine.training_loop import Learner, train_one_epoch
+from neo_model.engine.training_loop import Learner, clipping_divisor, train_one_epoch
 
 SAFE, BARE = "with", "without"
 MINUTES, STEPS_A_RECORD = 10, 10  # save_minutes and log_every of conf/train.yaml
@@ -74,7 +74,8 @@ def bare_step(runner: Runner, batch: Batch) -> None:
     losses = learner.criterion(outputs, batch.targets)
     learner.scaler.scale(sum(losses.values())).backward()
     parameters = [parameter for group in learner.optimizer.param_groups for parameter in group["params"]]
-    nn.utils.clip_grad_norm_(parameters, learner.clip_norm)
+    norm = nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
+    learner.optimizer.grad_scale = clipping_divisor(norm, learner.clip_norm)
     learner.optimizer.step()
     learner.scheduler.step()
     learner.ema.update_parameters(learner.model)

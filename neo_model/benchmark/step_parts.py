@@ -1,4 +1,4 @@
-"""Where our training step's time goes: measured by hooks around forward, loss, backward, clipping and optimizer."""
+"""Where our training step's time goes: measured by hooks around forward, loss, backward, the gradient's norm and optimizer."""
 
 import functools
 import time
@@ -17,7 +17,7 @@ from neo_model.engine.training_loop import Learner
 
 Watcher = tuple[Any, str, str]  # an object, the name of its method, the part that a call belongs to
 LEAST_ROUNDS = 5  # a part as small as the loop is not known from fewer
-PARTS = ("forward", "loss", "backward", "clipping", "optimizer")
+PARTS = ("forward", "loss", "backward", "gradient's norm", "optimizer")
 
 
 def step_parts(step: Callable[[], object], learner: Learner, device: torch.device, *, rounds: int) -> list[Row]:
@@ -50,7 +50,7 @@ def learner_watchers(learner: Learner) -> list[Watcher]:
         (learner.model, "forward", "forward"),
         (learner.criterion, "forward", "loss"),
         (torch.Tensor, "backward", "backward"),
-        (nn.utils, "clip_grad_norm_", "clipping"),
+        (nn.utils, "get_total_norm", "gradient's norm"),
         (learner.optimizer, "step", "optimizer"),
     ]
 

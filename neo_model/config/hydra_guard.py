@@ -143,7 +143,7 @@ def check_plugin_places(config: DictConfig, overrides: list[Override]) -> None:
 def _problems_of_folders(config: DictConfig) -> Iterator[UserError]:
     """An error for each folder with a secret in its name, spelt out or by reference, and for jobs outside a sweep."""
     subdir = SUBDIR_REFERENCES.sub("0", str(OmegaConf.to_container(config.hydra.sweep)["subdir"]))
-    if subdir in ("", ".", "..") or "/" in subdir or "${" in subdir or CONTROL_CHARACTER.search(subdir):
+    if subdir in ("", ".", "..") or "/" in subdir or "${" in subdir or CONTROL_CHARACTERS.search(subdir):
         remedy = "write a name, with no reference but ${hydra.job.num}"
         yield UserError("hydra.sweep.subdir", "is no single folder within the sweep's", remedy)
     config = config.copy()

@@ -17,9 +17,8 @@ MOST_BYTES = 1_000_000
 STANDARD_TAG = "tag:yaml.org,2002:"
 STANDARD_TYPES = {"null", "bool", "int", "float", "str", "seq", "map", "merge", "value"}
 DEFAULTS = "defaults"  # the list of further files to read
-# Out of the folder, by the system's root too; or whatever a reference stands for by the time that Hydra reads the list,
-# unless it is to another choice.
-LEADS_ELSEWHERE = re.compile(r"\.\.|//|\$\{(?![\w/]+\})")
+# Out of the folder, by the system's root too; or whatever a reference stands for by the time that Hydra reads the list.
+LEADS_ELSEWHERE = re.compile(r"\.\.|//|\$\{")
 
 
 class _Loader(get_yaml_loader()):

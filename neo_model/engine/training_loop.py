@@ -171,14 +171,22 @@ def take_step(
     optimizer, scaler = learner.optimizer, learner.scaler
     scaler.unscale_(optimizer)
     parameters = [parameter for part in optimizer.param_groups for parameter in part["params"]]
-    norm = nn.utils.clip_grad_norm_(parameters, learner.clip_norm or math.inf)
+    norm = nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
     not_finite = norm.isfinite().logical_not()
-    optimizer.found_inf = not_finite.float()  # as a scaler tells it to a fused optimizer
+    # What a scaler tells a fused optimizer, too: to divide the gradients as it reads them, which clips them without a pass
+    # over memory of its own, and to leave the step out.
+    optimizer.grad_scale = clipping_divisor(norm, learner.clip_norm)
+    optimizer.found_inf = not_finite.float()
     optimizer.step()
     scaler.update()
     statistics.put_back(statistics_before, where=not_finite)
     figures = torch.stack((norm, *losses.values())).to("cpu", non_blocking=True)
     return opened(learner, group, list(losses), figures, event_now(norm.device))
+
+
+def clipping_divisor(norm: Tensor, clip_norm: float | None) -> Tensor | None:
+    """What to divide gradients of this length by so that they are no longer than ``clip_norm``, if there is one."""
+    return None if clip_norm is None else ((norm + 1e-6) / clip_norm).clamp_(min=1)
 
 
 def skip_step(

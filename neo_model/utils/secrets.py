@@ -1,12 +1,17 @@
 """Keys and passwords of the environment: which they are, and texts without them."""
 
+import functools
 import json
 import os
 import re
 
+import yaml
+
 SECRET_NAME = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|CREDENTIAL", re.IGNORECASE)
 # Shorter values are taken for settings; real keys are 20 characters and more.
 SHORTEST_SECRET = 16
+# Of a line in double quotes, which YAML may put behind any escape.
+BREAK = r"(?:\\\n\s*\\?)?"
 
 
 def secrets_in_environment() -> dict[str, str]:
@@ -24,18 +29,20 @@ def _is_path(value: str) -> bool:
 
 
 def redacted(text: str) -> str:
-    """Text with the environment's secrets replaced by the names of their variables.
-
-    YAML and JSON write some characters another way, and YAML breaks lines at spaces: a secret that has them is found in
-    texts of these, too.
-    """
+    """Text with the environment's secrets replaced by the names of their variables, also where YAML or JSON has them."""
     for name, value in secrets_in_environment().items():
-        quoted = (json.dumps(value, ensure_ascii=ascii_only)[1:-1] for ascii_only in (True, False))
-        for written in (value, value.replace("'", "''"), *quoted):
-            if written in text:
-                text = text.replace(written, f"${name}")
-            elif " " in written:
-                # Within quotes a broken line ends with a backslash, and the next begins with one.
-                pattern = r"\\?\s+(?:\\ )?".join(map(re.escape, written.split()))
-                text = re.sub(pattern, f"${name}", text)
+        text = _as_written(value).sub(f"${name}", text)
     return text
+
+
+@functools.cache
+def _as_written(value: str) -> re.Pattern:
+    """Finds a text as it is and as YAML and JSON write it: with escapes, and in YAML broken into lines."""
+    return re.compile(BREAK.join(map(_forms, value)))
+
+
+def _forms(character: str) -> str:
+    if character == " ":
+        return r"\s+"  # where a line may be broken without quotes
+    written = {character, json.dumps(character)[1:-1], yaml.dump(character, default_style='"').strip()[1:-1]}
+    return "(?:" + "|".join(map(re.escape, written | ({"''"} if character == "'" else set()))) + ")"

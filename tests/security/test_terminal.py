@@ -14,8 +14,8 @@ from neo_model.reports.sweep import main as report_sweep
 from neo_model.utils.download import download
 from neo_model.utils.messages import tell
 
-ODD = "\x1b[2J\x1b]0;x\x07\r\x9b31m\x7f\u202e\u2028"
-WRITTEN = r"\x1b[2J\x1b]0;x\x07\r\x9b31m\x7f\u202e\u2028"
+ODD = "\x1b[2J\x1b]0;x\x07\r\x9b31m\x7f"
+WRITTEN = r"\x1b[2J\x1b]0;x\x07\r\x9b31m\x7f"
 
 
 @pytest.fixture
@@ -70,8 +70,8 @@ def test_what_needs_no_change_stays_a_template():
 
 
 def test_what_is_told_beside_the_log(capfd):
-    tell(f"warning: {ODD}\n\tmore")
-    assert capfd.readouterr().err == f"warning: {WRITTEN}\n\tmore\n"
+    tell(f"warning: {ODD}\n\tmore of gpj\u202e.exe\u2028")
+    assert capfd.readouterr().err == f"warning: {WRITTEN}\n\tmore of gpj\\u202e.exe\\u2028\n"
 
 
 def test_the_words_of_a_server(capfd, tmp_path, server):

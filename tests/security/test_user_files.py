@@ -60,14 +60,6 @@ def test_defaults_that_lead_out_of_the_folder(refused_command, written, tmp_path
     assert "/experiments/evil.yaml: has '" in said and said.endswith(cause)
 
 
-def test_defaults_that_hang_on_another_choice(refused_command, written):
-    files = {
-        "experiments/own.yaml": f"{WHOLE}defaults: [{{/own: '${{data}}_default'}}]",
-        "own/shapes_default.yaml": f"{WHOLE}epochs: 0",
-    }
-    assert "epochs: 0 is not" in refused_command("train", *written(files, ["experiments=own"]))
-
-
 def test_defaults_within_the_folder(refused_command, written):
     files = {
         "experiments/own.yaml": f"{WHOLE}defaults: [/own/seed@_global_, shorter, {{override /logger: none}}]",
