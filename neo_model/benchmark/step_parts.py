@@ -1,4 +1,4 @@
-"""Where our training step's time goes: measured by hooks around forward, loss, backward, the gradient's norm and optimizer."""
+"""Where our training step's time goes: hooks around forward, loss, backward, the gradient's norm and the optimizer."""
 
 import functools
 import time

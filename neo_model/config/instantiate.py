@@ -12,7 +12,8 @@ from neo_model.config.schema import PATH_PREFIX
 from neo_model.config.targets import TARGET, find_class, nested_references, nested_targets
 from neo_model.utils import UserError
 
-TOO_LARGE = re.compile(r"CPUAllocator: can't allocate|overflow(ed with sizes| when unpacking)", re.IGNORECASE)  # torch's
+# What torch says of sizes that no memory holds, or none of its own numbers.
+TOO_LARGE = re.compile(r"CPUAllocator: can't allocate|overflow(ed with sizes| when unpacking)", re.IGNORECASE)
 
 
 def instantiate(node: DictConfig | dict, *, key: str = "configuration", **supplied: Any) -> Any:

@@ -173,8 +173,8 @@ def take_step(
     parameters = [parameter for part in optimizer.param_groups for parameter in part["params"]]
     norm = nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
     not_finite = norm.isfinite().logical_not()
-    # What a scaler tells a fused optimizer, too: to divide the gradients as it reads them, which clips them without a pass
-    # over memory of its own, and to leave the step out.
+    # What a scaler tells a fused optimizer, too: to divide the gradients as it reads them, which clips them without a
+    # pass of its own over memory, and to leave the step out.
     optimizer.grad_scale = clipping_divisor(norm, learner.clip_norm)
     optimizer.found_inf = not_finite.float()
     optimizer.step()

@@ -29,7 +29,7 @@ def _is_path(value: str) -> bool:
 
 
 def redacted(text: str) -> str:
-    """Text with the environment's secrets replaced by the names of their variables, also where YAML or JSON has them."""
+    """Text with the environment's secrets, also as YAML and JSON write them, replaced by their variables' names."""
     for name, value in secrets_in_environment().items():
         text = _as_written(value).sub(f"${name}", text)
     return text
