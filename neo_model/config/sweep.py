@@ -59,6 +59,7 @@ def run_sweep(overrides: list[str], config_dir: str | None) -> int:
     os.environ.setdefault("SQLALCHEMY_SILENCE_UBER_WARNING", "1")  # on its way to 2.0, which is Optuna's business
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # or Hydra prints what went wrong and exits
     remember_devices()
+    is_over = False
     with training_alone(folder, key="hydra.sweep.dir") as lock:
         before, sys.argv = sys.argv, [sys.argv[0], *arguments]
         try:
@@ -67,9 +68,10 @@ def run_sweep(overrides: list[str], config_dir: str | None) -> int:
             stopping = stopping_jobs_too(lock) if is_joblib else stopping_between_trainings()
             with zipped, _telling_of_plugins(folder, command_id), _telling_of_refusals_in(folder), stopping:
                 hydra.main(version_base=VERSION_BASE, config_path=str(CONF), config_name="train")(run_job)()
+            is_over = True
         finally:
             sys.argv = before
-            ended = report(folder) if any(folder.glob(f"*/{RESULT_FILE}")) else []
+            ended = report(folder, picture=is_over) if any(folder.glob(f"*/{RESULT_FILE}")) else []
             if ended:
                 print("", terminal_text(ended, folder), sep="\n")
     return _exit_code([job for job in ended if job.command_id == command_id])

@@ -127,12 +127,12 @@ def _write(run_dir: Path, result: dict) -> None:
         tell(f"warning: {error}")
 
 
-def report(folder: Path) -> list[SweepJob]:
-    """Tables and picture so far; that they cannot be written is no reason to stop training."""
+def report(folder: Path, *, picture: bool = True) -> list[SweepJob]:
+    """Tables and, unless it is time to go, picture so far; that they cannot be written is no reason to stop training."""
     try:
         with _one_at_a_time(folder):
             remove_unfinished(folder)
-            return write_sweep_report(folder)
+            return write_sweep_report(folder, picture=picture)
     except UserError as error:
         tell(f"warning: {error}")
         return []

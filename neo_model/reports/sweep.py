@@ -14,8 +14,12 @@ from neo_model.utils.files import telling_of_refusal, write_whole
 USAGE = "usage: python -m neo_model.reports.sweep DIR"
 
 
-def write_sweep_report(folder: Path) -> list[SweepJob]:
+def write_sweep_report(folder: Path, *, picture: bool = True) -> list[SweepJob]:
     """Write the tables and the picture of the runs in a folder.
+
+    Args:
+        folder: the sweep's.
+        picture: whether to draw one; matplotlib takes most of a second, and several on a busy machine.
 
     Returns:
         the runs, the highest AP first.
@@ -23,13 +27,14 @@ def write_sweep_report(folder: Path) -> list[SweepJob]:
     Raises:
         UserError: there is no run, or the disk refuses.
     """
-    from neo_model.reports.sweep_picture import draw  # matplotlib takes most of a second
-
     jobs = read_jobs(folder)
     write_whole(folder / "results.csv", csv_text(jobs))
     write_whole(folder / "results.md", markdown_text(jobs, folder.resolve()))
-    with telling_of_refusal(folder / "sweep.png"):
-        draw(jobs, folder / "sweep.png")
+    if picture:
+        from neo_model.reports.sweep_picture import draw
+
+        with telling_of_refusal(folder / "sweep.png"):
+            draw(jobs, folder / "sweep.png")
     return jobs
 
 
