@@ -292,7 +292,7 @@ def test_nothing_starts_when_one_combination_is_wrong(command, short, tmp_path):
 def launch(monkeypatch):
     """Replaces how Hydra's own launcher starts jobs; returns how it did."""
     monkeypatch.setattr("neo_model.config.sweep_checks.check_training", lambda config, problems: None)
-    monkeypatch.setattr("neo_model.config.sweep_job.write_sweep_report", lambda folder: [])
+    monkeypatch.setattr("neo_model.config.sweep_job.write_sweep_report", lambda folder, picture: [])
     monkeypatch.setattr("neo_model.config.sweep_job._train", lambda config, run_dir: {"AP": 0.5, "latency_ms": None})
     (launcher,) = (kind for kind in Plugins.instance().discover(Launcher) if kind.__name__ == "BasicLauncher")
     before = launcher.launch
@@ -343,6 +343,6 @@ def test_folder_names_hold_nothing_to_quote():
 
 def test_a_sweeps_report_removes_what_a_killed_one_has_left(tmp_path, monkeypatch):
     (tmp_path / ".results.csv.77.tmp").write_text("half")
-    monkeypatch.setattr("neo_model.config.sweep_job.write_sweep_report", lambda folder: [])
+    monkeypatch.setattr("neo_model.config.sweep_job.write_sweep_report", lambda folder, picture: [])
     report(tmp_path)
     assert not list(tmp_path.glob("*.tmp")) and not list(tmp_path.glob(".results*"))
