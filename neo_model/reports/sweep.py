@@ -19,7 +19,7 @@ def write_sweep_report(folder: Path, *, picture: bool = True) -> list[SweepJob]:
 
     Args:
         folder: the sweep's.
-        picture: whether to draw one; matplotlib takes most of a second, and several on a busy machine.
+        picture: whether to draw one; matplotlib takes most of a second and more.
 
     Returns:
         the runs, the highest AP first.

@@ -165,7 +165,7 @@ def test_row_33_a_signal_between_trainings_is_told_of_and_the_job_says_so(comman
     assert result["status"] == "interrupted" and result["seconds"] > 0
     assert signal.getsignal(signal.SIGTERM) is before
     assert "interrupted" in Path("sweep/results.md").read_text()
-    assert not Path("sweep/sweep.png").exists()  # to draw it takes longer than a scheduler waits
+    assert not Path("sweep/sweep.png").exists()  # it is time to go
 
 
 @pytest.mark.slow
