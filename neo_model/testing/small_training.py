@@ -26,6 +26,7 @@ import torch.utils.tensorboard  # noqa: F401
 from neo_model.config.command_line import main
 from neo_model.engine import hardware
 from neo_model.engine.checkpoint import read_checkpoint
+from neo_model.engine.progress import STOP_SIGNALS
 from neo_model.utils.cores import num_cores
 
 POLL_SECONDS = 0.002
@@ -70,10 +71,12 @@ class Start:
         self.output = folder / "output.txt"
         self.exit_code: int | None = None
         sys.stdout.flush()
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
         self.pid = os.fork()
         if self.pid == 0:
             _pretend_to_have_cores()
             os._exit(around(lambda: _train(given, self.output)))
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def send(self, number: int) -> bool:
         """Signal the process and its group, as terminals and schedulers do; returns whether it was still there."""
@@ -128,9 +131,13 @@ def _train(arguments: list[str], output: Path) -> int:
     for standard in (1, 2):
         os.dup2(descriptor, standard)
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    # A forked process must not go on in its parent's frames, whatever happens and whenever it does.
     try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
         return main("train", arguments)
-    except Exception:  # a forked process must not go on in its parent's frames: all that is left is to tell
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    except Exception:
         traceback.print_exc()
         return 1
     finally:
