@@ -1,17 +1,21 @@
 """Inference of RT-DETR R18, one image at a time, beside ``transformers``' model of the same configuration.
 
 Ours is the form that evaluation and prediction use: norms folded into convolutions, weights in the precision of
-autocast. The peer has its weights in float32, as it comes, and in the precision of autocast. All are channels-last.
+autocast. The peer has its weights in float32, as it comes, and in the precision of autocast, each in a process of its
+own: what ours does to the memory of a process would help it there. All are channels-last.
 --compile adds ours and the peer through torch.compile with constant weights. Ratios are to the peer's fastest form.
 """
 
 import argparse
 from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from neo_model.benchmark.apart import apart
 from neo_model.benchmark.ceiling import matrix_product
 from neo_model.benchmark.measure import interleaved
 from neo_model.benchmark.subjects import our_model, peer_model, random_batch, size_argument
@@ -40,47 +44,61 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> Report:
     """Measure every size."""
+    import transformers  # noqa: F401  that it is there, and its version, are to be known here, too
+
     hardware = Hardware(device=arguments.device, precision=arguments.precision, tf32=arguments.device == "cuda")
     hardware.set_backends()
-    models = {
-        "ours": inference_form(our_model(arguments.depth), hardware),
-        PEER: hardware.place_model(peer_model(arguments.depth)).eval(),
-    }
-    dtype = PRECISIONS[arguments.precision]
-    if dtype is not None:
-        in_half = hardware.place_model(peer_model(arguments.depth)).to(dtype).eval()
-        models[f"{PEER}, weights in {arguments.precision}"] = in_half
-    tables = [_table(models, size, hardware, arguments) for size in arguments.size]
+    model = inference_form(our_model(arguments.depth), hardware)
+    tables = [_table(model, size, hardware, arguments) for size in arguments.size]
     return Report("forward", tables, ["Weights are random: the same work, no detections."])
 
 
-def _table(
-    models: dict[str, nn.Module], size: tuple[int, int], hardware: Hardware, arguments: argparse.Namespace
-) -> Table:
+def _table(model: nn.Module, size: tuple[int, int], hardware: Hardware, arguments: argparse.Namespace) -> Table:
     """All forms and the floor at one size."""
     height, width = size
     images = hardware.place(random_batch(height, width, num_images=arguments.batch, num_boxes=0).images)
-    candidates = {name: _inferring(model, images, hardware) for name, model in models.items()}
+    candidates = {"ours": _inferring(model, images, hardware)}
+    peers = {PEER: {}}
+    if PRECISIONS[arguments.precision] is not None:
+        peers[f"{PEER}, weights in {arguments.precision}"] = {"in_half": True}
     if arguments.compile:
-        for name in ("ours", PEER):
-            # Freezing lets the compiler cast and lay out the weights once, as an inference engine does.
-            compiled = torch.compile(models[name], dynamic=False, options={"freezing": True})
-            candidates[f"{name}, compiled"] = _inferring(compiled, images, hardware)
+        candidates["ours, compiled"] = _inferring(_compiled(model), images, hardware)
+        peers[f"{PEER}, compiled"] = {"compiled": True}
     ceiling = matrix_product(PRECISIONS[arguments.precision] or torch.float32, hardware.device)
-    timings = interleaved(
-        {**candidates, FLOOR: ceiling.call},
-        rounds=arguments.rounds,
-        warmup=arguments.warmup,
-        device=hardware.device.type,
-    )
+    with ExitStack() as processes:
+        for name, form in peers.items():
+            make = partial(_peer, arguments.depth, images, hardware, **form)
+            candidates[name] = processes.enter_context(apart(make, hardware.device))
+        timings = interleaved(
+            {**candidates, FLOOR: ceiling.call},
+            rounds=arguments.rounds,
+            warmup=arguments.warmup,
+            device=hardware.device.type,
+        )
     with FlopCounterMode(display=False) as counter:
         candidates["ours"]()
     operations = counter.get_total_flops()
     floor = ceiling.time_of(operations, timings.pop(FLOOR))
-    peers = [name for name in candidates if name.startswith(PEER)]
     rows = [Row(name, timing, "ms") for name, timing in timings.items()]
     rows.append(Row(FLOOR, floor, "ms", note=f"{operations / 1e9:.0f} GFLOP at a matrix product's rate"))
-    return Table(f"R{arguments.depth} {width}x{height}, batch {arguments.batch}, {arguments.precision}", rows, peers)
+    return Table(f"R{arguments.depth} {width}x{height}, batch {arguments.batch}, {arguments.precision}", rows, list(peers))
+
+
+def _peer(
+    depth: int, images: Tensor, hardware: Hardware, *, in_half: bool = False, compiled: bool = False
+) -> Callable[[], object]:
+    """A form of the peer, in whose process the GPU is set as for ours; on a CPU that would be to set memory as for ours."""
+    if hardware.device.type == "cuda":
+        hardware.set_backends()
+    model = hardware.place_model(peer_model(depth)).eval()
+    if in_half:
+        model = model.to(PRECISIONS[hardware.precision])
+    return _inferring(_compiled(model) if compiled else model, images, hardware)
+
+
+def _compiled(model: nn.Module) -> Callable[[Tensor], object]:
+    """Freezing lets the compiler cast and lay out the weights once, as an inference engine does."""
+    return torch.compile(model, dynamic=False, options={"freezing": True})
 
 
 def _inferring(model: Callable[[Tensor], object], images: Tensor, hardware: Hardware) -> Callable[[], object]:

@@ -2,16 +2,19 @@
 
 import argparse
 from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
 
 import torch
 
+from neo_model.benchmark.apart import apart
 from neo_model.benchmark.measure import interleaved
 from neo_model.benchmark.subjects import Batch, random_batch, size_argument
 from neo_model.benchmark.table import Report, Row, Table
 from neo_model.benchmark.training import our_learner, our_step
 from neo_model.engine.hardware import Hardware, best_precision
 
-CHOSEN = "as chosen"
+CHOSEN, MEMORY_AS_IT_COMES = "as chosen", "freed memory given back, small pages"
 FUSED, NOT_FUSED = "fused, as chosen", "fused=False"
 
 
@@ -39,7 +42,12 @@ def run(arguments: argparse.Namespace) -> Report:
     steps = {name: _step(arguments.depth, batch, Hardware(**chosen | other)) for name, other in others.items()}
     options = {"rounds": arguments.rounds, "warmup": arguments.warmup, "device": device.type}
     title = f"step of R{arguments.depth} {width}x{height}, batch {arguments.batch}, {chosen['precision']}"
-    timings = interleaved({CHOSEN: _step(arguments.depth, batch, Hardware(**chosen)), **steps}, **options)
+    steps = {CHOSEN: _step(arguments.depth, batch, Hardware(**chosen)), **steps}
+    with ExitStack() as processes:
+        if not is_gpu:
+            make = partial(_step_in_memory_as_it_comes, arguments.depth, batch, Hardware(**chosen))
+            steps[MEMORY_AS_IT_COMES] = processes.enter_context(apart(make, device))
+        timings = interleaved(steps, **options)
     tables = [Table(title, [Row(name, timing) for name, timing in timings.items()], CHOSEN)]
     timings = interleaved(_optimizer_steps(arguments.depth, Hardware(**chosen), batch), **options)
     rows = [Row(name, timing, "ms") for name, timing in timings.items()]
@@ -54,6 +62,12 @@ def _step(depth: int, batch: Batch, hardware: Hardware) -> Callable[[], None]:
         our_step(learner, batch, hardware)
 
     return step
+
+
+def _step_in_memory_as_it_comes(depth: int, batch: Batch, hardware: Hardware) -> Callable[[], None]:
+    """In a process of its own; on a CPU `Hardware.set_backends` would change nothing else."""
+    learner = our_learner(depth, hardware)
+    return lambda: our_step(learner, batch, hardware)
 
 
 def _optimizer_steps(depth: int, hardware: Hardware, batch: Batch) -> dict[str, Callable[[], None]]:

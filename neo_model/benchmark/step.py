@@ -1,14 +1,18 @@
 """A training step of RT-DETR R18: forward, loss with Hungarian matching, backward, clipping, AdamW.
 
-Ours runs through the training loop itself, beside ``transformers``' model of the same configuration.
+Ours runs through the training loop itself, beside ``transformers``' model of the same configuration, which has processes
+of its own: what ours does to the memory of a process would help it there.
 """
 
 import argparse
 from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from neo_model.benchmark.apart import apart
 from neo_model.benchmark.ceiling import matrix_product
 from neo_model.benchmark.measure import interleaved
 from neo_model.benchmark.step_parts import step_parts
@@ -34,6 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> Report:
     """Measure every precision asked for."""
+    import transformers  # noqa: F401  that it is there, and its version, are to be known here, too
+
     height, width = arguments.size
     batch = random_batch(
         height, width, num_images=arguments.batch, num_boxes=arguments.boxes, device=arguments.device
@@ -65,22 +71,30 @@ def _compared(
     }
     if hardware.precision == "fp32":  # where a step takes seconds; fused AdamW only adds to what channels-last brings
         del settings["transformers, channels-last"]
-    candidates: dict[str, Callable[[], object]] = {"ours": lambda: our_step(learner, batch, hardware)}
-    for name, options in settings.items():
-        candidates[name] = peer_step(
-            arguments.depth, batch, hardware.device, precision=hardware.precision, **options
-        )
     ceiling = matrix_product(PRECISIONS[hardware.precision] or torch.float32, hardware.device)
-    timings = interleaved(
-        {**candidates, FLOOR: ceiling.call},
-        rounds=arguments.rounds,
-        warmup=arguments.warmup,
-        device=hardware.device.type,
-    )
+
+    def ours() -> None:
+        our_step(learner, batch, hardware)
+
+    with ExitStack() as processes:
+        candidates = {"ours": ours, FLOOR: ceiling.call}
+        for name, options in settings.items():
+            make = partial(_peer, arguments.depth, batch, hardware, **options)
+            candidates[name] = processes.enter_context(apart(make, hardware.device))
+        timings = interleaved(
+            candidates, rounds=arguments.rounds, warmup=arguments.warmup, device=hardware.device.type
+        )
     with FlopCounterMode(display=False) as counter:
-        candidates["ours"]()
+        ours()
     operations = counter.get_total_flops()
     floor = ceiling.time_of(operations, timings.pop(FLOOR))
     rows = [Row(name, timing) for name, timing in timings.items()]
     rows.append(Row(FLOOR, floor, note=f"{operations / 1e12:.2f} TFLOP at a large matrix product's rate"))
     return Table(title, rows, list(settings))
+
+
+def _peer(depth: int, batch: Batch, hardware: Hardware, **options: bool) -> Callable[[], None]:
+    """A peer's step, in whose process the GPU is set as for ours; on a CPU that would be to set memory as for ours."""
+    if hardware.device.type == "cuda":
+        hardware.set_backends()
+    return peer_step(depth, batch, hardware.device, precision=hardware.precision, **options)

@@ -16,6 +16,7 @@ from neo_model.engine.checkpoint import averaged_weights, read_checkpoint
 from neo_model.engine.evaluation_loop import EvaluationPlan, detect, inference_form
 from neo_model.engine.hardware import Hardware, compile_for_inference
 from neo_model.utils import UserError
+from neo_model.utils.memory import use_huge_pages
 
 Image = np.ndarray | str | Path
 
@@ -49,6 +50,8 @@ def load_detector(
 ) -> "Detector":
     """A detector from a checkpoint of training, with the averaged weights where there are any.
 
+    On a CPU the process keeps the memory that it frees from now on, which predictions need again and again.
+
     Args:
         path: ``best.pt`` or ``last.pt`` of a run.
         device: ``cpu``, ``cuda`` or ``cuda:N``.
@@ -60,6 +63,8 @@ def load_detector(
         UserError: the file is missing, damaged or no checkpoint of ours, or there is no such device.
     """
     hardware = Hardware(device=_checked_device(device), precision=precision, compile=compile)
+    if hardware.device.type == "cpu":
+        use_huge_pages()
     trained = load_trained(path)
     return Detector(
         model=trained.model,

@@ -13,7 +13,7 @@ from torch import nn
 
 from neo_model.utils import NonNegativeInt, PositiveInt, UserError
 from neo_model.utils.cores import num_cores
-from neo_model.utils.memory import keep_freed_memory
+from neo_model.utils.memory import use_huge_pages
 
 log = logging.getLogger(__name__)
 
@@ -87,7 +87,7 @@ class Hardware:
         torch.set_float32_matmul_precision("high" if self.tf32 else "highest")
         torch.backends.cudnn.allow_tf32 = self.tf32  # on unless told otherwise, unlike the products'
         if self.device.type == "cpu":
-            keep_freed_memory()
+            use_huge_pages()
 
     def set_cudnn_benchmark(self, *, one_size: bool) -> None:
         """Switch the trials on where asked for and where all batches are of ``one_size``.

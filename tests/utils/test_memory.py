@@ -1,11 +1,19 @@
 """The memory that is left, on machines and in containers that are a few files."""
 
+import json
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from neo_model.utils import memory
 from neo_model.utils.memory import available_memory
 
 GB = 10**9
+SETTING = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+HUGE_PAGES = SETTING.read_text() if SETTING.exists() else "[never]"
 FILES = {
     2: ("0::{}", "sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"),
     1: (
@@ -72,3 +80,75 @@ def test_without_a_limit_it_is_the_machine_s(machine, limits):
 def test_where_there_is_no_proc_it_is_unknown(tmp_path, monkeypatch):
     monkeypatch.setattr(memory, "ROOT", tmp_path)
     assert available_memory() is None
+
+
+def in_a_process_of_its_own(code: str) -> dict:
+    """What ``code`` has left in ``found``; it may ask for the process's sizes in bytes."""
+    prelude = """
+import json, re
+from pathlib import Path
+from neo_model.utils import memory
+def size(name, file="status"):
+    return 1024 * int(re.search(name + r":\\s+(\\d+) kB", Path("/proc/self", file).read_text())[1])
+found = {}
+"""
+    command = [sys.executable, "-c", prelude + code + "\nprint(json.dumps(found))"]
+    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+@pytest.mark.skipif("glibc" not in platform.libc_ver(), reason="glibc's")
+def test_huge_pages_take_addresses_and_no_memory():
+    code = """
+before = {name: size(name) for name in ("VmSize", "VmRSS")}
+memory.use_huge_pages()
+memory.use_huge_pages()  # of a second run in the same process
+found = {name: size(name) - before[name] for name in before} | {"available": memory.available_memory()}
+"""
+    found = in_a_process_of_its_own(code)
+    if found["VmSize"] < 2**25:
+        pytest.skip("addresses are limited, or few, here")
+    assert found["VmSize"] == pytest.approx(found["available"] / 2, rel=0.1, abs=2**28)
+    assert found["VmRSS"] < 2**25
+
+
+@pytest.mark.skipif("[never]" in HUGE_PAGES, reason="the kernel gives none")
+def test_large_blocks_lie_in_huge_pages_and_stay_when_they_are_freed():
+    code = """
+import torch
+memory.use_huge_pages()
+blocks = [torch.ones(2**26, dtype=torch.uint8) for _ in range(4)]
+found["huge"] = size("AnonHugePages", "smaps_rollup")
+used = size("VmRSS")
+del blocks
+found["given back"] = used - size("VmRSS")
+"""
+    found = in_a_process_of_its_own(code)
+    assert found["huge"] > 3.5 * 2**26 and found["given back"] < 2**20
+
+
+@pytest.mark.parametrize(
+    "limited",
+    [
+        "resource.setrlimit(resource.RLIMIT_AS, (2**36, 2**36))",
+        "resource.setrlimit(resource.RLIMIT_DATA, (2**36, 2**36))",
+        "memory._addresses_are_scarce = lambda scarce=memory._addresses_are_scarce: strict(scarce)",
+    ],
+    ids=["addresses", "data", "strict kernel"],
+)
+def test_where_addresses_count_none_are_taken(limited, tmp_path):
+    (tmp_path / "proc/sys/vm").mkdir(parents=True)
+    (tmp_path / "proc/sys/vm/overcommit_memory").write_text("2\n")
+    code = f"""
+import resource
+def strict(scarce):
+    memory.ROOT = Path({str(tmp_path)!r})
+    try:
+        return scarce()
+    finally:
+        memory.ROOT = Path("/")
+{limited}
+before = size("VmSize")
+memory.use_huge_pages()
+found["taken"] = size("VmSize") - before
+"""
+    assert in_a_process_of_its_own(code)["taken"] < 2**24
