@@ -74,6 +74,13 @@ def make_runner(folder: Path, arguments: argparse.Namespace, *, steps: int) -> R
         augment=Augmentation(flip=0.5, color=0.5),
     )
     data.prepare()
+    hardware = Hardware(
+        device=arguments.device,
+        precision=arguments.precision,
+        batch_size=arguments.batch,
+        workers=arguments.workers,
+    )
+    hardware.set_backends()
     return Runner(
         model=our_model(18),
         criterion=our_criterion(),
@@ -83,12 +90,7 @@ def make_runner(folder: Path, arguments: argparse.Namespace, *, steps: int) -> R
         ema=Ema(),
         plan=EvaluationPlan(),
         loggers=[TensorBoardLogger()],
-        hardware=Hardware(
-            device=arguments.device,
-            precision=arguments.precision,
-            batch_size=arguments.batch,
-            workers=arguments.workers,
-        ),
+        hardware=hardware,
         settings=RunSettings(epochs=1, log_every=1),
         run_dir=folder,
         config={},

@@ -68,9 +68,9 @@ class _Evaluation:
         self.data: DetectionData = instantiate(config.data, key="data")
         # Results are in the data's ids, whichever the training's had.
         check_classes(path, checkpoint["classes"], self.data.val_classes, any_ids=True)
-        self.model = trained_model(checkpoint, config, path)
         self.hardware = instantiate(config.hardware, key="hardware")
         self.hardware.set_backends()
+        self.model = trained_model(checkpoint, config, path)
         self.plan = _plan(config, settings)
         self.only_seen = config.limit_batches is not None
         self.evaluator = self.new_evaluator()

@@ -20,6 +20,7 @@ from neo_model.data.workers import telling_of_lost_workers
 from neo_model.engine import Runner, RunSettings
 from neo_model.engine.checkpoint import averaged_weights, read_checkpoint
 from neo_model.engine.checkpoint_folder import CheckpointFolder
+from neo_model.engine.hardware import Hardware
 from neo_model.engine.latency import latency_ms
 from neo_model.engine.progress import Interrupted
 from neo_model.engine.run_lock import training_alone
@@ -51,6 +52,8 @@ def train_job(config: DictConfig, open_folder: Callable[[], Path], *, resume: bo
         Interrupted: Ctrl-C or SIGTERM, after the checkpoint.
     """
     with run_log() as file_log, telling_what_helps(config), ExitStack() as held:
+        hardware = instantiate(config.hardware, key="hardware")
+        hardware.set_backends()  # before any large tensor is made
         data = instantiate(config.data, key="data")
         data.check_same_classes()
         data.inspect_val_images(config.overfit)
@@ -65,7 +68,7 @@ def train_job(config: DictConfig, open_folder: Callable[[], Path], *, resume: bo
         if not resume:
             write_whole(run_dir / "config.yaml", OmegaConf.to_yaml(config))
         write_whole(run_dir / "data_findings.json", redacted(json.dumps(data.findings(), indent=2)) + "\n")
-        runner = _runner(config, model, data, run_dir)
+        runner = _runner(config, model, data, hardware, run_dir)
         log.info("%s, %d classes, %s", title_of(config), len(data.classes.names), runner.hardware)
         if resume:
             _restore(runner, config)
@@ -101,7 +104,9 @@ def _starting_model(config: DictConfig, classes: Classes, *, resume: bool) -> nn
     return model
 
 
-def _runner(config: DictConfig, model: nn.Module, data: DetectionData, run_dir: Path) -> Runner:
+def _runner(
+    config: DictConfig, model: nn.Module, data: DetectionData, hardware: Hardware, run_dir: Path
+) -> Runner:
     return Runner(
         model=model,
         criterion=instantiate(config.criterion, key="criterion", num_classes=len(data.classes.names)),
@@ -111,7 +116,7 @@ def _runner(config: DictConfig, model: nn.Module, data: DetectionData, run_dir: 
         ema=instantiate(config.ema, key="ema"),
         plan=instantiate(config.evaluation, key="evaluation"),
         loggers=list(instantiate(config.logger, key="logger").values()),
-        hardware=instantiate(config.hardware, key="hardware"),
+        hardware=hardware,
         settings=RunSettings(**{field.name: config[field.name] for field in dataclasses.fields(RunSettings)}),
         run_dir=run_dir,
         # Unresolved, so that what comes from the environment stays there.

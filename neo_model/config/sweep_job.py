@@ -89,8 +89,8 @@ def run_job(config: DictConfig) -> float | None:
     finally:
         result["seconds"] = time.monotonic() - started + earlier["seconds"] if knows_time else None
         _write(run_dir, result)
-        _free_memory()
         if result["status"] != INTERRUPTED:  # then it is time to go: the sweep's own end makes the report
+            _free_memory()
             report(run_dir.parent)
         elif own.launcher[TARGET] == JOBLIB:
             end_interrupted_job()

@@ -82,7 +82,7 @@ class Hardware:
         }
 
     def set_backends(self) -> None:
-        """Apply the process-wide switches."""
+        """Apply the process-wide switches; before the model is made, for on a CPU they say what its memory is like."""
         self.set_cudnn_benchmark(one_size=True)
         torch.set_float32_matmul_precision("high" if self.tf32 else "highest")
         torch.backends.cudnn.allow_tf32 = self.tf32  # on unless told otherwise, unlike the products'

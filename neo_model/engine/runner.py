@@ -65,7 +65,7 @@ class Runner:
         optim, schedule, ema: what `build` makes the optimizer, the scheduler and the average.
         plan: when and how to evaluate.
         loggers: besides the console and ``metrics.jsonl``.
-        hardware: device, precision, batch.
+        hardware: device, precision, batch; its backends were set before the model was made.
         settings: length of the run.
         run_dir: the run's folder, which exists.
         config: the run's configuration in plain containers, kept in every checkpoint.
@@ -96,7 +96,6 @@ class Runner:
         self._is_resumed = False
         self._circumstances = circumstances(data, hardware)
         self._saved_at, self._saved_progress = time.monotonic(), None
-        hardware.set_backends()
         self.train_loader = data.train_loader(seed=settings.seed, overfit=settings.overfit, **hardware.loading)
         self.val_loader = data.val_loader(overfit=settings.overfit, limit=settings.limit_batches, **hardware.loading)
         model = hardware.place_for_training(model)

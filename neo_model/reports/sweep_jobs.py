@@ -13,6 +13,7 @@ from neo_model.utils import UserError
 
 RESULT_FILE = "result.json"
 RUNNING, FINISHED, FAILED, INTERRUPTED = "running", "finished", "failed", "interrupted"
+SAFE_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # in C, where it is, ten times as fast
 FIGURES = ("AP", "AP50", "APs", "APm", "APl")
 
 
@@ -107,7 +108,7 @@ def _key_and_value(override: str) -> tuple[str, str]:
 
 def _settings(run: Path) -> dict[str, str]:
     try:
-        content = yaml.safe_load((run / "config.yaml").read_text())
+        content = yaml.load((run / "config.yaml").read_text(), Loader=SAFE_LOADER)
     except (OSError, yaml.YAMLError):
         return {}
     return dict(_flat(content)) if isinstance(content, dict) else {}

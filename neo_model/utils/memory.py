@@ -47,6 +47,8 @@ def use_huge_pages() -> None:
     of the time. glibc knows a setting for it, but only in the environment that a process starts with. So addresses
     for half of the memory there is are taken, marked, and freed, for malloc to hand out later. They count as memory only
     when they are used; where limits or the kernel count them at once, and on other systems, nothing is done.
+
+    What is to be fast must come later: weights in small pages with gradients in huge ones take twice as long to update.
     """
     size = min(keep_freed_memory(), MARKED_AT_ONCE)
     if not size or _addresses_are_scarce():
