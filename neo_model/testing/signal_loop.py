@@ -136,7 +136,7 @@ def _stop(
     outcome.slowest = max(outcome.slowest, seconds)
     name = f"signal {outcome.signals} ({signal.Signals(number).name})"
     if seconds > longest:
-        outcome.failures.append(f"{name}: {seconds:.1f} s until the end")
+        outcome.failures.append(f"{name}: {seconds:.1f} s until the end\n{start.output.read_text()}")
     if left := start.processes():
         outcome.failures.append(f"{name}: processes {left} are left over")
     # Before it trains, and after, nothing is to be saved, and Python ends as it does by itself.

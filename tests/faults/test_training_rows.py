@@ -54,7 +54,6 @@ def test_row_34_a_hanging_worker_is_given_up_and_its_files_named(make_data, monk
 
     monkeypatch.setattr("neo_model.data.dataset.load_image", hang)
     monkeypatch.setattr(workers, "LONGEST_WAIT", 1.0)
-    monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.5)  # its patience with it at the end
     loader = make_data().train_loader(workers=1, **OPTIONS)
     with pytest.raises(UserError, match=r"is lost while it was to load .*3\.jpg.* timed out after 1.0 seconds"):
         for epoch in range(9):
@@ -63,14 +62,15 @@ def test_row_34_a_hanging_worker_is_given_up_and_its_files_named(make_data, monk
     assert not multiprocessing.active_children()
 
 
-def test_row_34_a_worker_that_hears_nothing_is_killed_at_the_end(make_data, monkeypatch):
-    monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.2)
+def test_row_34_a_worker_that_hears_nothing_is_killed_at_the_end(make_data):
     loader = make_data().train_loader(workers=1, **OPTIONS)
     next(loader.epoch(0))
     (worker,) = multiprocessing.active_children()
     os.kill(worker.pid, signal.SIGSTOP)
     try:
+        began = time.monotonic()
         loader.close()
+        assert time.monotonic() - began < 4  # torch alone waits 5 s, longer than a run may that is told to stop
         assert not multiprocessing.active_children()
     finally:
         worker.kill()
@@ -79,7 +79,6 @@ def test_row_34_a_worker_that_hears_nothing_is_killed_at_the_end(make_data, monk
 @pytest.mark.parametrize("kept_epochs", [0, 1])  # after one, all memory for batches is in use
 def test_row_34_a_worker_stopped_with_batches_on_their_way_is_given_up(make_data, monkeypatch, kept_epochs):
     monkeypatch.setattr(workers, "LONGEST_WAIT", 1.0)
-    monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.2)
     expected = [images for images, _ in make_data().train_loader(**{**OPTIONS, "batch_size": 1, "workers": 0}).epoch(1)]
     loader = make_data().train_loader(**{**OPTIONS, "batch_size": 1, "workers": 1})
     kept = [list(loader.epoch(epoch)) for epoch in range(kept_epochs)]
