@@ -81,13 +81,14 @@ def _table(model: nn.Module, size: tuple[int, int], hardware: Hardware, argument
     floor = ceiling.time_of(operations, timings.pop(FLOOR))
     rows = [Row(name, timing, "ms") for name, timing in timings.items()]
     rows.append(Row(FLOOR, floor, "ms", note=f"{operations / 1e9:.0f} GFLOP at a matrix product's rate"))
-    return Table(f"R{arguments.depth} {width}x{height}, batch {arguments.batch}, {arguments.precision}", rows, list(peers))
+    title = f"R{arguments.depth} {width}x{height}, batch {arguments.batch}, {arguments.precision}"
+    return Table(title, rows, list(peers))
 
 
 def _peer(
     depth: int, images: Tensor, hardware: Hardware, *, in_half: bool = False, compiled: bool = False
 ) -> Callable[[], object]:
-    """A form of the peer, in whose process the GPU is set as for ours; on a CPU that would be to set memory as for ours."""
+    """A form of the peer; in its process a GPU is set as for ours, which on a CPU would be to set memory as for ours."""
     if hardware.device.type == "cuda":
         hardware.set_backends()
     model = hardware.place_model(peer_model(depth)).eval()

@@ -1,7 +1,7 @@
 """A training step of RT-DETR R18: forward, loss with Hungarian matching, backward, clipping, AdamW.
 
-Ours runs through the training loop itself, beside ``transformers``' model of the same configuration, which has processes
-of its own: what ours does to the memory of a process would help it there.
+Ours runs through the training loop itself, beside ``transformers``' model of the same configuration, in processes of its
+own: what ours does to the memory of a process would help it there.
 """
 
 import argparse
@@ -81,9 +81,8 @@ def _compared(
         for name, options in settings.items():
             make = partial(_peer, arguments.depth, batch, hardware, **options)
             candidates[name] = processes.enter_context(apart(make, hardware.device))
-        timings = interleaved(
-            candidates, rounds=arguments.rounds, warmup=arguments.warmup, device=hardware.device.type
-        )
+        options = {"rounds": arguments.rounds, "warmup": arguments.warmup, "device": hardware.device.type}
+        timings = interleaved(candidates, **options)
     with FlopCounterMode(display=False) as counter:
         ours()
     operations = counter.get_total_flops()
@@ -94,7 +93,7 @@ def _compared(
 
 
 def _peer(depth: int, batch: Batch, hardware: Hardware, **options: bool) -> Callable[[], None]:
-    """A peer's step, in whose process the GPU is set as for ours; on a CPU that would be to set memory as for ours."""
+    """A peer's step; in its process a GPU is set as for ours, which on a CPU would be to set memory as for ours."""
     if hardware.device.type == "cuda":
         hardware.set_backends()
     return peer_step(depth, batch, hardware.device, precision=hardware.precision, **options)

@@ -104,9 +104,7 @@ def _starting_model(config: DictConfig, classes: Classes, *, resume: bool) -> nn
     return model
 
 
-def _runner(
-    config: DictConfig, model: nn.Module, data: DetectionData, hardware: Hardware, run_dir: Path
-) -> Runner:
+def _runner(config: DictConfig, model: nn.Module, data: DetectionData, hardware: Hardware, run_dir: Path) -> Runner:
     return Runner(
         model=model,
         criterion=instantiate(config.criterion, key="criterion", num_classes=len(data.classes.names)),

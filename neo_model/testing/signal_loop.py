@@ -58,7 +58,8 @@ class Outcome:
         text = (
             f"{self.signals} signals: {self.saved} with a checkpoint "
             f"({', '.join(f'{number} in {place}' for place, number in sorted(self.places.items()))}; {self.sweeps} in "
-            f"sweeps), the others before the first step or after the last; gone after {self.slowest:.2f} s at most; {self.runs} finished runs"
+            f"sweeps), the others before the first step or after the last; "
+            f"gone after {self.slowest:.2f} s at most; {self.runs} finished runs"
         )
         if self.failures:
             return text + "; ".join(["", *self.failures])

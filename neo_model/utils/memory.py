@@ -44,8 +44,8 @@ def use_huge_pages() -> None:
     """`keep_freed_memory`, and have blocks lie in pages of 2 MB, where Linux gives them to those who ask.
 
     On a CPU a training step and a prediction go through gigabytes; looking up where each 4 KB of them lie takes a fifth
-    of the time. glibc knows a setting for it, but only in the environment that a process starts with. So addresses
-    for half of the memory there is are taken, marked, and freed, for malloc to hand out later. They count as memory only
+    of the time. glibc knows a setting for it, but only in the environment that a process starts with. So addresses for
+    half of the memory there is are taken, marked, and freed, for malloc to hand out later. They count as memory only
     when they are used; where limits or the kernel count them at once, and on other systems, nothing is done.
 
     What is to be fast must come later: weights in small pages with gradients in huge ones take twice as long to update.
