@@ -7,20 +7,22 @@ from multiprocessing.connection import Connection
 
 import torch
 
+from neo_model.engine.hardware import Hardware
+
 
 @contextmanager
-def apart(make: Callable[[], Callable[[], object]], device: torch.device) -> Iterator[Callable[[], None]]:
+def apart(make: Callable[[], Callable[[], object]], hardware: Hardware) -> Iterator[Callable[[], None]]:
     """A call that has another process call what ``make`` made there, and waits for it.
 
     Args:
         make: a module's function, or a partial one; called in the other process.
-        device: which the other process waits for, too.
+        hardware: whose GPU is set there as here, and waited for; a CPU's memory stays as it comes.
 
     Raises:
         RuntimeError: while calling, when the other process has ended, as its traceback says.
     """
     here, there = multiprocessing.Pipe()
-    arguments = (make, device, there, torch.get_num_threads())
+    arguments = (make, hardware, there, torch.get_num_threads())
     process = multiprocessing.get_context("spawn").Process(target=_serve, args=arguments, daemon=True)
     process.start()
     there.close()
@@ -41,12 +43,15 @@ def apart(make: Callable[[], Callable[[], object]], device: torch.device) -> Ite
 
 
 def _serve(
-    make: Callable[[], Callable[[], object]], device: torch.device, connection: Connection, num_threads: int
+    make: Callable[[], Callable[[], object]], hardware: Hardware, connection: Connection, num_threads: int
 ) -> None:
     torch.set_num_threads(num_threads)
+    is_gpu = hardware.device.type == "cuda"
+    if is_gpu:
+        hardware.set_backends()
     call = make()
-    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
     while connection.recv():
         call()
-        wait()
+        if is_gpu:
+            torch.cuda.synchronize()
         connection.send(True)

@@ -68,7 +68,7 @@ def _table(model: nn.Module, size: tuple[int, int], hardware: Hardware, argument
     with ExitStack() as processes:
         for name, form in peers.items():
             make = partial(_peer, arguments.depth, images, hardware, **form)
-            candidates[name] = processes.enter_context(apart(make, hardware.device))
+            candidates[name] = processes.enter_context(apart(make, hardware))
         timings = interleaved(
             {**candidates, FLOOR: ceiling.call},
             rounds=arguments.rounds,
@@ -88,9 +88,7 @@ def _table(model: nn.Module, size: tuple[int, int], hardware: Hardware, argument
 def _peer(
     depth: int, images: Tensor, hardware: Hardware, *, in_half: bool = False, compiled: bool = False
 ) -> Callable[[], object]:
-    """A form of the peer; in its process a GPU is set as for ours, which on a CPU would be to set memory as for ours."""
-    if hardware.device.type == "cuda":
-        hardware.set_backends()
+    """A form of the peer."""
     model = hardware.place_model(peer_model(depth)).eval()
     if in_half:
         model = model.to(PRECISIONS[hardware.precision])

@@ -46,7 +46,7 @@ def run(arguments: argparse.Namespace) -> Report:
     with ExitStack() as processes:
         if not is_gpu:
             make = partial(_step_in_memory_as_it_comes, arguments.depth, batch, Hardware(**chosen))
-            steps[MEMORY_AS_IT_COMES] = processes.enter_context(apart(make, device))
+            steps[MEMORY_AS_IT_COMES] = processes.enter_context(apart(make, Hardware(**chosen)))
         timings = interleaved(steps, **options)
     tables = [Table(title, [Row(name, timing) for name, timing in timings.items()], CHOSEN)]
     timings = interleaved(_optimizer_steps(arguments.depth, Hardware(**chosen), batch), **options)

@@ -5,7 +5,6 @@ own: what ours does to the memory of a process would help it there.
 """
 
 import argparse
-from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
 
@@ -79,10 +78,10 @@ def _compared(
     with ExitStack() as processes:
         candidates = {"ours": ours, FLOOR: ceiling.call}
         for name, options in settings.items():
-            make = partial(_peer, arguments.depth, batch, hardware, **options)
-            candidates[name] = processes.enter_context(apart(make, hardware.device))
-        options = {"rounds": arguments.rounds, "warmup": arguments.warmup, "device": hardware.device.type}
-        timings = interleaved(candidates, **options)
+            make = partial(peer_step, arguments.depth, batch, hardware.device, precision=hardware.precision, **options)
+            candidates[name] = processes.enter_context(apart(make, hardware))
+        turns = {"rounds": arguments.rounds, "warmup": arguments.warmup, "device": hardware.device.type}
+        timings = interleaved(candidates, **turns)
     with FlopCounterMode(display=False) as counter:
         ours()
     operations = counter.get_total_flops()
@@ -90,10 +89,3 @@ def _compared(
     rows = [Row(name, timing) for name, timing in timings.items()]
     rows.append(Row(FLOOR, floor, note=f"{operations / 1e12:.2f} TFLOP at a large matrix product's rate"))
     return Table(title, rows, list(settings))
-
-
-def _peer(depth: int, batch: Batch, hardware: Hardware, **options: bool) -> Callable[[], None]:
-    """A peer's step; in its process a GPU is set as for ours, which on a CPU would be to set memory as for ours."""
-    if hardware.device.type == "cuda":
-        hardware.set_backends()
-    return peer_step(depth, batch, hardware.device, precision=hardware.precision, **options)

@@ -131,13 +131,12 @@ def _train(arguments: list[str], output: Path) -> int:
     for standard in (1, 2):
         os.dup2(descriptor, standard)
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    # A forked process must not go on in its parent's frames, whatever happens and whenever it does.
     try:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
         return main("train", arguments)
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
-    except Exception:
+    except Exception:  # a forked process must not go on in its parent's frames: all that is left is to tell
         traceback.print_exc()
         return 1
     finally:

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from neo_model.benchmark.apart import apart
+from neo_model.engine.hardware import Hardware
 
-CPU = torch.device("cpu")
+CPU = Hardware(device="cpu")
 
 
 def writing(path: Path):
