@@ -81,10 +81,13 @@ def make_runner(folder: Path, arguments: argparse.Namespace, *, steps: int) -> R
         workers=arguments.workers,
     )
     hardware.set_backends()
+    train_loader = data.train_loader(seed=0, **hardware.loading)
+    train_loader.start_workers()
     return Runner(
         model=our_model(18),
         criterion=our_criterion(),
         data=data,
+        train_loader=train_loader,
         optim=AdamW(lr=1e-4, clip_norm=0.1),
         schedule=Constant(),
         ema=Ema(),

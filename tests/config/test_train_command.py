@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import multiprocessing
 import os
 import re
 import signal
@@ -220,3 +221,16 @@ def test_absent_coco_is_found_before_torch_is_loaded(tmp_path):
     assert ended.stdout == "2 False\n"
     assert "`python -m neo_model.data.prepare root=data/coco`" in ended.stderr
     assert not os.listdir(tmp_path)
+
+
+def test_loader_processes_start_before_the_weights_and_end_with_an_error_there(command, tiny, monkeypatch):
+    alive = []
+
+    def fail(*arguments, **options):
+        alive.extend(multiprocessing.active_children())
+        raise UserError("weights", "are not to be had", "take others")
+
+    monkeypatch.setattr("neo_model.config.jobs._starting_model", fail)
+    outcome = command("train", *tiny, "hardware.workers=2")
+    assert outcome.code == 2 and "weights" in outcome.err
+    assert len(alive) == 2 and not multiprocessing.active_children()

@@ -231,3 +231,16 @@ def test_validation_stops_at_the_limit(make_data):
     assert len(loader) == 2 and image_ids(loader) == [[5, 15, 25], [35, 45, 55]]
     longer = make_data().val_loader(batch_size=3, workers=0, prefetch=2, pin_memory=False, limit=20)
     assert len(longer) == len(list(longer)) == 3
+
+
+@pytest.mark.parametrize(("workers", "kind"), [(2, "process"), (2, "thread"), (0, "process")])
+def test_processes_started_early_make_the_same_batches(make_loader, workers, kind):
+    loader, plain = make_loader(EVERYTHING, workers=workers, kind=kind), make_loader(EVERYTHING)
+    loader.start_workers()
+    processes = {process.pid for process in multiprocessing.active_children()}
+    assert len(processes) == (workers if kind == "process" else 0)
+    for epoch, start_batch in ((0, 0), (1, 2)):
+        assert_same_batches(loader.epoch(epoch, start_batch), plain.epoch(epoch, start_batch))
+        assert {process.pid for process in multiprocessing.active_children()} == processes
+    loader.close()
+    assert not multiprocessing.active_children()

@@ -81,9 +81,6 @@ class Data:
     def fingerprints(self) -> dict:
         return {"train": {"images": NUM_BATCHES, "boxes": NUM_BATCHES, "sha256": "ab"}}
 
-    def train_loader(self, **_) -> Batches:
-        return self.batches
-
     def val_loader(self, **_) -> Batches:
         return Batches()
 
@@ -104,10 +101,12 @@ def make_runner(make_model, make_hardware, tmp_path):
         *, epochs=2, accumulate=1, signal_before=None, limit_batches=None, ema=0.9, hardware=None, data=None,
         run_dir=tmp_path, **plan,
     ) -> Runner:  # fmt: skip
+        data = data or Data(signal_before)
         return Runner(
             model=make_model(),
             criterion=Criterion(num_classes=3, matcher=HungarianMatcher()),
-            data=data or Data(signal_before),
+            data=data,
+            train_loader=data.batches,
             optim=AdamW(lr=1e-3),
             schedule=Constant(),
             ema=Ema(decay=ema, ramp=1.0),
