@@ -35,7 +35,9 @@ def run(arguments: argparse.Namespace) -> Report:
     is_gpu = device.type == "cuda"
     chosen = {"device": device.type, "precision": best_precision(device)}
     chosen |= {"channels_last": True, "cudnn_benchmark": is_gpu, "tf32": is_gpu}
-    others = {"precision=fp32": {"precision": "fp32"}, "channels_last=false": {"channels_last": False}}
+    other_precision = "bf16" if chosen["precision"] == "fp32" else "fp32"
+    others = {f"precision={other_precision}": {"precision": other_precision}}
+    others |= {"channels_last=false": {"channels_last": False}}
     if is_gpu:
         others |= {"cudnn_benchmark=false": {"cudnn_benchmark": False}, "compile=true": {"compile": True}}
         others |= {"precision=fp32 tf32=false": {"precision": "fp32", "tf32": False}}

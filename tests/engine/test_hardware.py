@@ -12,15 +12,17 @@ from neo_model.engine import Hardware
 from neo_model.engine.hardware import CompilerOrPlain
 from neo_model.utils import UserError
 
+AMX = {"avx512_bf16": True, "amx_bf16": True, "cpu_name": "Intel Xeon"}
+
 
 @pytest.fixture
 def machine(monkeypatch):
-    """Pretends to be a machine: a GPU or none, which computes in bf16 or does not; likewise the CPU."""
+    """Pretends to be a machine: a GPU or none, which computes in bf16 or does not, and a CPU that can do ``cpu``."""
 
-    def pretend(*, gpu: bool, gpu_bf16: bool = False, cpu_bf16: bool = False, cpus: int = 8) -> None:
+    def pretend(*, gpu: bool, gpu_bf16: bool = False, cpu: dict | None = None, cpus: int = 8) -> None:
         monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: gpu_bf16)
-        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": cpu_bf16, "avx2": True})
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True} | (cpu or {}))
         monkeypatch.setattr("neo_model.engine.hardware.num_cores", lambda: cpus)
 
     return pretend
@@ -31,7 +33,7 @@ def machine(monkeypatch):
     [
         ({"gpu": False}, "cpu", "fp32"),
         ({"gpu": True, "gpu_bf16": True}, "cuda", "bf16"),
-        ({"gpu": True, "gpu_bf16": False, "cpu_bf16": True}, "cuda", "fp16"),
+        ({"gpu": True, "gpu_bf16": False, "cpu": AMX}, "cuda", "fp16"),
     ],
 )
 def test_auto(machine, facts, device, precision):
@@ -42,9 +44,18 @@ def test_auto(machine, facts, device, precision):
 
 
 @pytest.mark.skipif(not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="torch cannot compute in bf16 here")
-def test_a_cpu_with_bf16_units_uses_them(machine):
-    machine(gpu=False, cpu_bf16=True)
-    assert Hardware().precision == "bf16"
+@pytest.mark.parametrize(
+    ("cpu", "precision"),
+    [
+        (AMX, "bf16"),
+        ({"bf16": True, "cpu_name": "Neoverse V2"}, "bf16"),
+        ({"avx512_bf16": True, "cpu_name": "AMD EPYC"}, "bf16"),
+        ({"avx512_bf16": True, "amx_bf16": False, "cpu_name": "Intel Xeon"}, "fp32"),
+    ],
+)
+def test_a_cpu_computes_in_bf16_where_that_is_faster(machine, cpu, precision):
+    machine(gpu=False, cpu=cpu)
+    assert Hardware().precision == precision
 
 
 def test_what_is_asked_for_is_kept(machine):
