@@ -39,8 +39,7 @@ class RunSettings:
 
     Attributes:
         epochs: passes over the training images.
-        seed: of the order and the augmentation; the caller seeds the weights.
-        overfit: train and evaluate on this many training images; 0 is off.
+        overfit: evaluate on this many training images, those that the loader was told to train on; 0 is off.
         limit_batches: stop each epoch and each evaluation after this many batches.
         log_every: optimizer steps between two records.
         save_minutes: between two checkpoints within an epoch, at the next step's end; 0 saves after every step.
@@ -48,7 +47,6 @@ class RunSettings:
     """
 
     epochs: PositiveInt
-    seed: NonNegativeInt = 0
     overfit: NonNegativeInt = 0
     limit_batches: PositiveInt | None = None
     log_every: PositiveInt = 10
