@@ -41,6 +41,7 @@ def test_all_forms_of_deformable_attention_agree(options, monkeypatch):
     assert in_fp32 < 1e-5 < in_bf16 < 2e-2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [(forward, ["--size", "320x256"])], indirect=True)
 def test_inference_is_compared_with_the_best_form_of_the_peer(options):
     pytest.importorskip("transformers")
@@ -162,6 +163,7 @@ def test_a_step_with_and_without_what_keeps_it_safe(options):
     assert parts.rows[0].value == steps.rows[1].value and len(parts.rows) == 6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [(hardware, ["--size", "64x64", "--batch", "1", "--boxes", "2"])], indirect=True)
 def test_each_choice_of_hardware_has_its_row(options):
     step_table, optimizer_table = hardware.run(options).tables

@@ -81,6 +81,9 @@ class Data:
     def fingerprints(self) -> dict:
         return {"train": {"images": NUM_BATCHES, "boxes": NUM_BATCHES, "sha256": "ab"}}
 
+    def train_loader(self, **_) -> Batches:
+        return self.batches
+
     def val_loader(self, **_) -> Batches:
         return Batches()
 
@@ -101,18 +104,18 @@ def make_runner(make_model, make_hardware, tmp_path):
         *, epochs=2, accumulate=1, signal_before=None, limit_batches=None, ema=0.9, hardware=None, data=None,
         run_dir=tmp_path, **plan,
     ) -> Runner:  # fmt: skip
-        data = data or Data(signal_before)
+        data, hardware = data or Data(signal_before), make_hardware(accumulate=accumulate, **(hardware or {}))
         return Runner(
             model=make_model(),
             criterion=Criterion(num_classes=3, matcher=HungarianMatcher()),
             data=data,
-            train_loader=data.batches,
+            train_loader=data.train_loader(seed=0, **hardware.loading),
             optim=AdamW(lr=1e-3),
             schedule=Constant(),
             ema=Ema(decay=ema, ramp=1.0),
             plan=EvaluationPlan(**plan),
             loggers=[],
-            hardware=make_hardware(accumulate=accumulate, **(hardware or {})),
+            hardware=hardware,
             settings=RunSettings(epochs=epochs, limit_batches=limit_batches, log_every=1),
             run_dir=run_dir,
             config={"epochs": epochs},
