@@ -106,7 +106,7 @@ class TrainLoader:
         """Have the worker processes live from now on, before an epoch asks for them.
 
         A process shares the memory that is there when it starts, and whoever writes to shared memory pays for it page
-        by page: on a CPU the first update of weights that are made later takes a tenth of the time.
+        by page: on a CPU the first update of weights that are made later takes a tenth to a quarter of the time.
         """
         next(self.epoch(0, start_batch=len(self)), None)
 

@@ -206,8 +206,8 @@ def best_precision(device: torch.device) -> str:
 def _cpu_is_faster_in_bf16() -> bool:
     """Whether products in bf16 take the CPU less time than in float32.
 
-    They do in the units of AMX and of Arm, and in those of AVX-512 on AMD's cores. Intel's have the same instructions,
-    but where a virtual machine hides their AMX, products take twice as long with them as in float32.
+    They do in AMX's units and in those of AVX-512 on AMD's cores; Arm's are taken to be alike. Intel's cores have
+    AVX-512's as well, but where a virtual machine hides their AMX, products take twice as long with them as in float32.
     """
     has = torch.cpu.get_capabilities()
     is_amd = "AMD" in has.get("cpu_name", "")
